@@ -1,0 +1,337 @@
+package ssmstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	attemptTimeout = 10 * time.Second // for a new grant, the dialling and the upgrade together
+	noticeAfter    = 2 * time.Second  // without connection, before the person is told
+
+	firstRetry    = 500 * time.Millisecond // doubled from the second retry on; the first is immediate
+	slowestRetry  = 4 * time.Second
+	openAttempts  = 4 // before the channel has ever been open
+	idleProof     = 5 * time.Second
+	goodbyeWithin = 250 * time.Millisecond
+)
+
+var (
+	errDeadPeer    = errors.New("no sign of life from the service")
+	errSilentAgent = errors.New("no sign of life from the instance")
+)
+
+// run connects, serves the connection, and connects again, until the stream is
+// over.
+func (s *Stream) run(ctx context.Context, g Grant) {
+	defer close(s.ended)
+	defer s.cancel()
+	r := reconnector{stream: s, grant: &g}
+	for {
+		ch, err := r.connect(ctx)
+		if err == nil {
+			err = s.serve(ctx, ch)
+			r.broken(ch, err)
+		}
+		s.mu.Lock()
+		if ch == nil {
+			s.finish(err)
+		}
+		over := s.err != nil
+		s.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// reconnector is run's memory of how connecting went.
+type reconnector struct {
+	stream *Stream
+	grant  *Grant // not used yet; nil: ask for one
+
+	opened   bool      // a channel has been open
+	cause    error     // why the last connection broke, or could not be made
+	lost     time.Time // when the last good connection broke
+	attempts int       // since a connection that was good
+}
+
+// broken takes in that a connection is gone. What breaks at once, time after
+// time, has to be retried ever more slowly: a connection was good only if the
+// agent was heard on it, or if it stood for a while with nothing to say.
+func (r *reconnector) broken(ch *channel, err error) {
+	r.stream.mu.Lock()
+	defer r.stream.mu.Unlock()
+	r.cause = err
+	idled := ch.heard && time.Since(ch.opened) > idleProof && !errors.Is(err, errSilentAgent)
+	if ch.proven || idled {
+		r.attempts, r.lost = 0, time.Now()
+	}
+}
+
+// connect returns an open channel, or the error that ends the stream.
+func (r *reconnector) connect(ctx context.Context) (ch *channel, err error) {
+	s := r.stream
+	if r.lost.IsZero() {
+		r.lost = time.Now()
+	}
+	if r.opened && s.cfg.Resumer != nil {
+		s.log.Info("connection lost, resuming", "error", r.cause)
+		resumed := s.announce(r.cause)
+		defer func() { resumed(err == nil) }()
+	}
+	for {
+		switch {
+		case r.grant == nil && s.cfg.Resumer == nil:
+			return nil, r.failed("connection to the service lost")
+		case time.Since(r.lost) > s.cfg.ResumeTimeout:
+			return nil, r.failed(fmt.Sprintf("connection to the service lost and not resumed within %s", s.cfg.ResumeTimeout))
+		}
+		if err := r.pause(ctx); err != nil {
+			return nil, err
+		}
+		ch, err := r.attempt(ctx)
+		if err == nil {
+			r.opened = true
+			return ch, nil
+		}
+		r.cause = err
+		s.log.Info("not connected", "attempt", r.attempts, "error", err)
+		switch {
+		case ctx.Err() != nil, errors.Is(err, ErrSessionOver), IsPermanent(err):
+			return nil, err
+		case !r.opened && (r.attempts >= openAttempts || badCertificate(err)):
+			return nil, err
+		}
+	}
+}
+
+func (r *reconnector) failed(what string) error {
+	if r.cause == nil {
+		return errors.New(what)
+	}
+	return fmt.Errorf("%s: %w", what, r.cause)
+}
+
+// badCertificate errors are final at the start. Later they may be the captive
+// portal of the network that a laptop woke up in.
+func badCertificate(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate)
+}
+
+// pause waits before an attempt: not at all before the first and its first
+// retry, then exponentially longer, half of it at random.
+func (r *reconnector) pause(ctx context.Context) error {
+	r.attempts++
+	if r.attempts <= 2 {
+		return ctx.Err()
+	}
+	wait := min(firstRetry<<min(r.attempts-3, 8), slowestRetry)
+	wait = wait/2 + rand.N(wait/2)
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *reconnector) attempt(ctx context.Context) (*channel, error) {
+	s := r.stream
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	if r.grant == nil {
+		g, err := s.cfg.Resumer.ResumeSession(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("resume the session: %w", err)
+		}
+		r.grant = &g
+	}
+	g := *r.grant
+	r.grant = nil // a token opens one channel
+	ch, unsigned, err := s.openChannel(ctx, g)
+	if unsigned && !s.unsigned {
+		s.unsigned = true
+		s.cfg.Notify(NoticeUnsigned, "")
+	}
+	return ch, err
+}
+
+// announce tells the person that the connection is lost once it has been for
+// noticeAfter. The function that it returns tells, then, that it is back.
+func (s *Stream) announce(cause error) (done func(resumed bool)) {
+	told := make(chan struct{})
+	timer := time.AfterFunc(noticeAfter, func() {
+		defer close(told)
+		s.cfg.Notify(NoticeLost, cause.Error())
+	})
+	return func(resumed bool) {
+		if timer.Stop() {
+			return
+		}
+		<-told
+		if resumed {
+			s.cfg.Notify(NoticeResumed, "")
+		}
+	}
+}
+
+// serve writes what there is to write to a connection until it breaks or the
+// stream is over.
+func (s *Stream) serve(ctx context.Context, ch *channel) error {
+	s.mu.Lock()
+	now := time.Now()
+	s.live = newLiveness(now)
+	s.live.wait(s.send.unacked > 0 || !s.ready, now)
+	s.reading, s.paused, s.pongs = true, false, nil
+	s.send.reconnected()
+	s.acks = append(s.acks[:0], s.recent.all()...)
+	s.mu.Unlock()
+
+	// When the stream ends, a write that stands still must not hold that up.
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(goodbyeWithin, ch.close) })
+	defer stop()
+
+	read := make(chan error, 1)
+	go func() { read <- s.readLoop(ch) }() // ends when ch is closed
+	err, readEnded := s.writeLoop(ctx, ch, read)
+	if ctx.Err() != nil {
+		ch.goodbye()
+	}
+	ch.close()
+	if !readEnded {
+		s.mu.Lock()
+		ch.broken = true
+		s.roomy.Broadcast()
+		s.mu.Unlock()
+		<-read
+	}
+	return err
+}
+
+// writeLoop returns why it ended, and whether that was the end of the read
+// loop, taken from read.
+func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) (err error, readEnded bool) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var scratch ackScratch
+	for {
+		next, err := s.flush(ch, &scratch)
+		if err != nil {
+			return err, false
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		case err := <-read:
+			return err, true
+		case <-ctx.Done():
+			return ctx.Err(), false
+		}
+	}
+}
+
+// ackScratch is the write loop's memory for encoding acknowledgements.
+type ackScratch struct{ payload, frame []byte }
+
+// flush sends everything that is due, and returns when to look again at the
+// latest.
+func (s *Stream) flush(ch *channel, scratch *ackScratch) (next time.Time, err error) {
+	for {
+		next, more, err := s.collect(ch, scratch)
+		if err == nil {
+			err = ch.out.flush()
+		}
+		if err != nil || !more {
+			return next, err
+		}
+	}
+}
+
+// collect puts what is due into the channel's batch: pongs, acknowledgements,
+// then data. It reports whether there is more than fits one.
+func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	next, err = s.judge(ch, now)
+	if err != nil {
+		return next, false, err
+	}
+	for _, payload := range s.pongs {
+		if err := ch.control(websocket.PongMessage, []byte(payload)); err != nil {
+			return next, false, err
+		}
+	}
+	s.pongs = s.pongs[:0]
+	sent := 0
+	for _, a := range s.acks {
+		if len(ch.out.batch) > batchSize {
+			break
+		}
+		scratch.frame = appendAcknowledge(scratch.frame[:0], scratch.payload, uint64(now.UnixMilli()), a.messageType, a.id, a.seq)
+		if err := ch.write(scratch.frame); err != nil {
+			return next, false, err
+		}
+		sent++
+	}
+	s.acks = s.acks[:copy(s.acks, s.acks[sent:])]
+	for len(ch.out.batch) < batchSize {
+		frame := s.send.pop(now)
+		if frame == nil {
+			break
+		}
+		if err := ch.write(frame); err != nil {
+			return next, false, err
+		}
+	}
+	if at := s.send.timerAt; !at.IsZero() {
+		next = earliest(next, at)
+	}
+	return next, len(ch.out.batch) >= batchSize, nil
+}
+
+// judge runs the timers that are due: is the connection alive, has the agent
+// been silent for too long, is anything to be sent again. s.mu is held.
+func (s *Stream) judge(ch *channel, now time.Time) (next time.Time, err error) {
+	if at := s.send.timerAt; !at.IsZero() && !now.Before(at) {
+		s.send.timeout(now)
+	}
+	if !s.reading {
+		return now.Add(clockTick), nil // silence is ours
+	}
+	if now.Sub(s.live.checked) >= clockTick {
+		s.live.compareClocks(now, now.Round(0))
+	}
+	verdict, next := s.live.judge(now)
+	switch verdict {
+	case deadPeer:
+		return next, errDeadPeer
+	case agentSilent:
+		if now.Sub(ch.opened) >= silentAgent {
+			return next, errSilentAgent
+		}
+	case askForPong:
+		if err := ch.control(websocket.PingMessage, nil); err != nil {
+			return next, err
+		}
+		next = now.Add(waitPing)
+	}
+	return next, nil
+}
+
+// goodbye closes the websocket by its rules, as far as that takes no time.
+func (ch *channel) goodbye() {
+	ch.out.Conn.SetWriteDeadline(time.Now().Add(goodbyeWithin))
+	ch.out.passing = true
+	ch.ws.WriteControl(websocket.CloseMessage,
+		websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(goodbyeWithin))
+}

@@ -1,0 +1,261 @@
+package ssmstream
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+)
+
+// acknowledgement is one that is owed to the agent.
+type acknowledgement struct {
+	messageType MessageType
+	id          UUID
+	seq         int64
+}
+
+// recentAcks remembers the last acknowledgements. What was on its way when a
+// connection broke may be lost, and the agent asks again for one of them every
+// 100 ms only: they are all repeated on the next connection.
+type recentAcks struct {
+	last  [256]acknowledgement
+	count int
+}
+
+func (r *recentAcks) add(a acknowledgement) {
+	r.last[r.count%len(r.last)] = a
+	r.count++
+}
+
+// all returns them, oldest first.
+func (r *recentAcks) all() []acknowledgement {
+	var all []acknowledgement
+	for i := max(0, r.count-len(r.last)); i < r.count; i++ {
+		all = append(all, r.last[i%len(r.last)])
+	}
+	return all
+}
+
+// readLoop takes in the frames of one connection until it breaks.
+func (s *Stream) readLoop(ch *channel) error {
+	ch.ws.SetPingHandler(func(payload string) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.live.hear(time.Now())
+		if len(s.pongs) < 4 {
+			s.pongs = append(s.pongs, payload)
+		}
+		s.kick()
+		return nil
+	})
+	ch.ws.SetPongHandler(func(string) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.live.hear(time.Now())
+		return nil
+	})
+	ch.ws.SetCloseHandler(func(int, string) error { return nil })
+	var m Message
+	for {
+		if err := s.awaitRoom(ch); err != nil {
+			return err
+		}
+		frame, err := ch.read()
+		if err != nil {
+			return err
+		}
+		if err := m.Decode(frame); err != nil {
+			s.log.Warn("frame ignored", "error", err)
+			continue
+		}
+		s.receive(ch, &m)
+	}
+}
+
+// awaitRoom returns when the next frame may be read: while the reader is far
+// behind and nothing of ours waits for an acknowledgement, the gateway is held
+// back by not reading.
+func (s *Stream) awaitRoom(ch *channel) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.err == nil && !ch.broken && s.recv.unread.Len() >= maxUnread && s.send.unacked == 0 {
+		s.reading = false
+		s.roomy.Wait()
+	}
+	if !s.reading {
+		s.reading = true
+		s.live.hear(time.Now()) // silence was ours
+	}
+	return s.err
+}
+
+// receive takes in one message.
+func (s *Stream) receive(ch *channel, m *Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.live.hear(now)
+	ch.heard = true
+	switch m.Type {
+	case Acknowledge:
+		seq, err := acknowledgedSequence(m.Payload)
+		if err != nil {
+			s.log.Warn("acknowledgement ignored", "error", err)
+			return
+		}
+		s.live.agent, ch.proven = now, true
+		if s.send.acknowledge(seq, now) {
+			s.acknowledged(now)
+		}
+	case OutputStreamData:
+		s.live.agent, ch.proven = now, true
+		s.receiveOutput(m, now)
+	case ChannelClosed:
+		s.receiveClosed(m.Payload)
+	case PausePublication:
+		s.log.Info("the agent is away")
+		s.paused = true
+	case StartPublication:
+		s.log.Debug("both ends are there")
+		if s.paused { // what it missed meanwhile need not wait for a timer
+			s.paused = false
+			s.send.loseAll()
+			s.kick()
+		}
+	default:
+		s.log.Warn("message of unknown type ignored", "type", string(m.Type))
+	}
+}
+
+// acknowledged follows the news of an acknowledgement. s.mu is held.
+func (s *Stream) acknowledged(now time.Time) {
+	s.live.wait(s.send.unacked > 0 || !s.ready, now)
+	if s.send.queued > 0 {
+		s.kick()
+	}
+	if s.ending {
+		s.changed.Broadcast()
+	}
+	// Waking a writer for each message would be a switch for each: it sleeps
+	// on until there is room for a few, but never on an empty wire.
+	if s.writers > 0 && s.send.room() >= min(s.send.window.size/4, batchSize) {
+		s.writable.Signal()
+	}
+}
+
+// receiveOutput takes in one message of the agent's stream. s.mu is held.
+func (s *Stream) receiveOutput(m *Message, now time.Time) {
+	if m.PayloadType == PayloadOutput && !s.greeted {
+		// The agent drops what comes before its connection to the port
+		// stands, in nearly every session our first bytes. This message proves
+		// that it stands.
+		s.greeted = true
+		s.send.loseAll()
+		s.kick()
+	}
+	if !s.recv.accept(m, s.deliver) {
+		return
+	}
+	a := acknowledgement{m.Type, m.ID, m.SequenceNumber}
+	if len(s.acks) < maxAcks { // else the agent asks again
+		s.acks = append(s.acks, a)
+		s.recent.add(a)
+	}
+	s.kick()
+}
+
+// deliver takes the agent's messages in their order. s.mu is held.
+func (s *Stream) deliver(t PayloadType, payload []byte) {
+	switch t {
+	case PayloadOutput:
+		if !s.ready {
+			s.log.Info("an agent older than the handshake")
+			s.setReady()
+		}
+		s.recv.unread.Write(payload)
+		s.readable.Signal()
+	case PayloadHandshakeRequest:
+		s.answerHandshake(payload)
+	case PayloadHandshakeComplete:
+		var complete HandshakeComplete
+		if err := json.Unmarshal(payload, &complete); err != nil {
+			s.log.Warn("malformed HandshakeComplete", "error", err)
+		}
+		s.log.Info("handshake complete", "agent took", time.Duration(complete.HandshakeTimeToComplete))
+		if complete.CustomerMessage != "" {
+			s.cfg.Notify(NoticeCustomerMessage, complete.CustomerMessage)
+		}
+		s.setReady()
+	default:
+		// Whatever else an agent may send is not part of the byte stream.
+		s.log.Warn("stream message ignored", "payload type", uint32(t))
+	}
+}
+
+func (s *Stream) setReady() {
+	s.ready = true
+	s.live.wait(s.send.unacked > 0, time.Now())
+	s.changed.Broadcast()
+}
+
+// answerHandshake pushes the HandshakeResponse. s.mu is held.
+func (s *Stream) answerHandshake(payload []byte) {
+	if s.answered {
+		return
+	}
+	s.answered = true
+	var request HandshakeRequest
+	if err := json.Unmarshal(payload, &request); err != nil {
+		s.finish(fmt.Errorf("malformed HandshakeRequest: %w", err))
+		return
+	}
+	s.log.Info("handshake requested", "agent", request.AgentVersion)
+	response := HandshakeResponse{ClientVersion: ClientVersion, Errors: []string{}}
+	for _, action := range request.RequestedClientActions {
+		done := ProcessedClientAction{ActionType: action.ActionType, ActionStatus: ActionSuccess}
+		if unsuitable := unsupported(action); unsuitable != "" {
+			s.unsuitable = unsuitable
+			done.ActionStatus, done.Error = ActionUnsupported, unsuitable+" is not supported"
+			response.Errors = append(response.Errors, done.Error)
+		}
+		response.ProcessedClientActions = append(response.ProcessedClientActions, done)
+	}
+	text, err := json.Marshal(response)
+	if err != nil {
+		s.finish(fmt.Errorf("encode HandshakeResponse: %w", err))
+		return
+	}
+	now := time.Now()
+	s.send.push(PayloadHandshakeResponse, text, now)
+	s.live.wait(true, now)
+	s.kick()
+}
+
+// unsupported names what of an action cannot be done, "" where it can.
+func unsupported(action RequestedClientAction) string {
+	if action.ActionType != ActionSessionType {
+		return action.ActionType
+	}
+	var request SessionTypeRequest
+	if err := json.Unmarshal(action.ActionParameters, &request); err != nil || request.SessionType != "Port" {
+		return fmt.Sprintf("session type %.40q", request.SessionType)
+	}
+	return ""
+}
+
+// receiveClosed takes in the service's word that the session is over. s.mu is
+// held.
+func (s *Stream) receiveClosed(payload []byte) {
+	var closed ChannelClosedPayload
+	switch err := json.Unmarshal(payload, &closed); {
+	case err != nil:
+		s.finish(fmt.Errorf("malformed channel_closed: %w", err))
+	case closed.Output != "":
+		s.finish(&ClosedError{closed.Output})
+	case s.recv.missing() > 0:
+		s.finish(fmt.Errorf("the session ended with output missing: %d messages came after one that never did: %w",
+			s.recv.missing(), io.ErrUnexpectedEOF))
+	default:
+		s.finish(io.EOF)
+	}
+}

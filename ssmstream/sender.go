@@ -1,0 +1,246 @@
+package ssmstream
+
+import "time"
+
+const (
+	ringSize  = 2048 // messages that can be unacknowledged; a power of two, above maxWindow
+	ringSpare = 8    // of them kept for control messages
+
+	// lossThreshold acknowledgements of later transmissions mean that one is
+	// lost (RFC 9002 section 6.1.1, TCP's three duplicates).
+	lossThreshold = 3
+)
+
+// sender numbers the messages of one direction, keeps each until it is
+// acknowledged, and decides what to send when. It does no I/O and reads no
+// clock: its owner serialises the calls and hands in the time.
+type sender struct {
+	ring [ringSize]*slot
+	base int64 // the lowest number that is not acknowledged
+	next int64 // the number of the next message
+
+	unacked int   // bytes of frames from base on that are not acknowledged
+	flight  int   // of them, bytes that are sent and not thought lost
+	queued  int   // messages that wait to be sent, or sent again
+	cursor  int64 // no message below it is queued
+
+	// The messages in flight, in the order of their latest transmission.
+	oldest, newest *slot
+	order          uint64 // transmissions so far
+	latest         uint64 // the latest one that is known to have arrived
+
+	rtt     rttEstimator
+	window  window
+	timerAt time.Time // when the retransmission timer fires; zero: not running
+	resent  int       // transmissions beyond each message's first, for statistics
+}
+
+type slotState uint8
+
+const (
+	slotFree slotState = iota // acknowledged, or never used
+	slotQueued
+	slotInFlight
+)
+
+// slot is one message that is not yet acknowledged.
+type slot struct {
+	seq     int64
+	frame   []byte // encoded; its memory is kept for the ring's next round
+	state   slotState
+	written time.Time // when it was admitted: the delay that the window looks at
+	sent    time.Time // when it was last sent
+	first   uint64    // order of its first transmission, 0 before it
+	last    uint64    // order of its latest one
+
+	prev, following *slot // in flight
+}
+
+func (s *sender) slot(seq int64) *slot { return s.ring[seq&(ringSize-1)] }
+
+// write admits as much of p as the window has room for, cut into messages,
+// and returns how many bytes that was.
+func (s *sender) write(p []byte, now time.Time) int {
+	n := 0
+	for n < len(p) {
+		if s.unacked >= s.window.size || s.next-s.base >= ringSize-ringSpare {
+			s.window.limited = true
+			break
+		}
+		chunk := p[n:min(n+MaxPayload, len(p))]
+		s.push(PayloadOutput, chunk, now)
+		n += len(chunk)
+	}
+	return n
+}
+
+// room is how many bytes of frames the window would admit.
+func (s *sender) room() int {
+	if s.next-s.base >= ringSize-ringSpare {
+		return 0
+	}
+	return s.window.size - s.unacked
+}
+
+// push queues one message, whatever the window says, and returns its number,
+// or -1 where the ring is full.
+func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
+	if s.next-s.base >= ringSize {
+		return -1
+	}
+	sl := s.slot(s.next)
+	if sl == nil {
+		sl = new(slot)
+		s.ring[s.next&(ringSize-1)] = sl
+	}
+	m := Message{
+		Type:           InputStreamData,
+		CreatedDate:    uint64(now.UnixMilli()),
+		SequenceNumber: s.next,
+		ID:             NewUUID(),
+		PayloadType:    t,
+		Payload:        payload,
+	}
+	if s.next == 0 {
+		m.Flags = FlagSYN
+	}
+	*sl = slot{seq: s.next, frame: m.AppendTo(sl.frame[:0]), state: slotQueued, written: now}
+	s.unacked += len(sl.frame)
+	s.queued++
+	s.next++
+	return sl.seq
+}
+
+// pop returns the frame to send now, in the order of the numbers, or nil. The
+// frame is valid until the next call of acknowledge.
+func (s *sender) pop(now time.Time) []byte {
+	if s.queued == 0 {
+		return nil
+	}
+	for s.slot(s.cursor).state != slotQueued {
+		s.cursor++
+	}
+	sl := s.slot(s.cursor)
+	if s.flight >= s.window.size {
+		return nil // the window has shrunk since this was admitted
+	}
+	s.order++
+	if sl.first == 0 {
+		sl.first = s.order
+	} else {
+		s.resent++
+	}
+	sl.last, sl.sent, sl.state = s.order, now, slotInFlight
+	s.queued--
+	s.flight += len(sl.frame)
+	s.link(sl)
+	if s.timerAt.IsZero() {
+		s.timerAt = now.Add(s.rtt.rto())
+	}
+	return sl.frame
+}
+
+// acknowledge takes in the acknowledgement of one number. It reports whether
+// that was news.
+func (s *sender) acknowledge(seq int64, now time.Time) bool {
+	if seq < s.base || seq >= s.next {
+		return false
+	}
+	sl := s.slot(seq)
+	if sl.state == slotFree || sl.first == 0 {
+		return false
+	}
+	var delay time.Duration
+	if sl.first == sl.last { // Karn: sent twice, it is unknown which one arrived
+		s.rtt.sample(now.Sub(sl.sent))
+		delay = max(now.Sub(sl.written), 1)
+	}
+	if sl.state == slotInFlight {
+		s.unlink(sl)
+		s.flight -= len(sl.frame)
+	} else {
+		s.queued--
+	}
+	sl.state = slotFree
+	s.unacked -= len(sl.frame)
+	s.latest = max(s.latest, sl.first) // its first transmission, for Karn's reason
+	for s.base < s.next && s.slot(s.base).state == slotFree {
+		s.base++
+	}
+	s.cursor = max(s.cursor, s.base)
+	s.window.acknowledged(len(sl.frame), delay, seq, s.next)
+	for s.oldest != nil && s.oldest.last+lossThreshold <= s.latest {
+		s.lose(s.oldest)
+	}
+	s.restartTimer(now)
+	return true
+}
+
+// restartTimer follows RFC 6298 section 5: it runs while anything is
+// unacknowledged, anew from each acknowledgement.
+func (s *sender) restartTimer(now time.Time) {
+	if s.flight == 0 {
+		s.timerAt = time.Time{}
+		return
+	}
+	s.timerAt = now.Add(s.rtt.rto())
+}
+
+// timeout is called when the time of timerAt has come: all that is in flight
+// counts as lost and is sent again from the oldest on, as acknowledgements
+// allow.
+func (s *sender) timeout(now time.Time) {
+	s.rtt.backoff++
+	s.window.shrink()
+	s.loseAll()
+	s.timerAt = time.Time{}
+}
+
+// reconnected prepares for another connection: nothing of what was in flight
+// is known to have arrived, and nothing is known of the new path.
+func (s *sender) reconnected() {
+	s.loseAll()
+	s.rtt = rttEstimator{}
+	s.window.restart()
+	s.timerAt = time.Time{}
+}
+
+// loseAll queues everything in flight again.
+func (s *sender) loseAll() {
+	for s.oldest != nil {
+		s.lose(s.oldest)
+	}
+	s.timerAt = time.Time{}
+}
+
+func (s *sender) lose(sl *slot) {
+	s.unlink(sl)
+	s.flight -= len(sl.frame)
+	sl.state = slotQueued
+	s.queued++
+	s.cursor = min(s.cursor, sl.seq)
+}
+
+func (s *sender) link(sl *slot) {
+	sl.prev, sl.following = s.newest, nil
+	if s.newest == nil {
+		s.oldest = sl
+	} else {
+		s.newest.following = sl
+	}
+	s.newest = sl
+}
+
+func (s *sender) unlink(sl *slot) {
+	if sl.prev == nil {
+		s.oldest = sl.following
+	} else {
+		sl.prev.following = sl.following
+	}
+	if sl.following == nil {
+		s.newest = sl.prev
+	} else {
+		sl.following.prev = sl.prev
+	}
+	sl.prev, sl.following = nil, nil
+}
