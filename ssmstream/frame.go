@@ -212,7 +212,7 @@ func decodeMessageType(b []byte) MessageType {
 	for len(b) > 0 && pad(b[0]) {
 		b = b[1:]
 	}
-	switch t := MessageType(b); t { // the compiler compares without converting
+	switch MessageType(b) { // a comparison that the compiler makes without allocating
 	case InputStreamData:
 		return InputStreamData
 	case OutputStreamData:
@@ -226,7 +226,7 @@ func decodeMessageType(b []byte) MessageType {
 	case PausePublication:
 		return PausePublication
 	default:
-		return t
+		return MessageType(b)
 	}
 }
 
