@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+)
+
+// maxIdle is how old an unused connection may be when the data channel takes
+// it; the gateway closes those that say nothing.
+const maxIdle = 5 * time.Second
+
+// dialer connects to the gateway just as the SDK connects to the service: with
+// the same certificates, through the same proxy.
+type dialer struct {
+	proxy            func(*http.Request) (*url.URL, error)
+	dial             func(ctx context.Context, network, addr string) (net.Conn, error)
+	tls              *tls.Config
+	handshakeTimeout time.Duration
+	log              *slog.Logger
+
+	mu    sync.Mutex // guards ahead
+	ahead *preDial   // taken by the first DialTLS to its address
+}
+
+// preDial is a connection made before anyone asks for it.
+type preDial struct {
+	addr   string
+	cancel context.CancelFunc
+	done   chan struct{} // closed when what follows is set
+	conn   net.Conn
+	err    error
+	at     time.Time
+}
+
+// hostError says which host an error is about.
+type hostError struct {
+	addr, phase string
+	err         error
+}
+
+func (e *hostError) Error() string { return fmt.Sprintf("%s %s: %v", e.phase, e.addr, e.err) }
+func (e *hostError) Unwrap() error { return e.err }
+
+// newDialer takes over what the SDK's HTTP client was configured with.
+func newDialer(cfg aws.Config, log *slog.Logger) *dialer {
+	sdk, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
+	if !ok {
+		sdk = awshttp.NewBuildableClient()
+	}
+	transport := sdk.GetTransport()
+	d := &dialer{
+		proxy:            transport.Proxy,
+		dial:             transport.DialContext,
+		tls:              transport.TLSClientConfig,
+		handshakeTimeout: transport.TLSHandshakeTimeout,
+		log:              log,
+	}
+	if d.tls == nil {
+		d.tls = &tls.Config{}
+	}
+	d.tls.MinVersion = max(d.tls.MinVersion, tls.VersionTLS12)
+	d.tls.NextProtos = []string{"http/1.1"} // websockets have no other
+	// One record a write: what is ready together is to leave together.
+	d.tls.DynamicRecordSizingDisabled = true
+	return d
+}
+
+// DialTLS connects to addr, TLS handshake included, for ssmstream.Config. It
+// takes the connection made ahead where that leads to addr.
+func (d *dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	if conn := d.takeAhead(ctx, addr); conn != nil {
+		return conn, nil
+	}
+	return d.connect(ctx, network, addr)
+}
+
+func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	start := time.Now()
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := d.dialVia(ctx, network, addr)
+	if err != nil {
+		return nil, &hostError{addr, "connect to", err}
+	}
+	connected := time.Since(start)
+	conn, err := d.handshake(ctx, raw, host)
+	if err != nil {
+		return nil, &hostError{addr, "TLS with", err}
+	}
+	d.log.Info("connected to the data channel's host", "addr", addr,
+		"dial", connected, "tls", time.Since(start)-connected)
+	return conn, nil
+}
+
+// handshake speaks TLS over raw, which it closes on an error.
+func (d *dialer) handshake(ctx context.Context, raw net.Conn, host string) (net.Conn, error) {
+	if d.handshakeTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.handshakeTimeout)
+		defer cancel()
+	}
+	cfg := d.tls.Clone()
+	if cfg.ServerName == "" {
+		cfg.ServerName = host
+	}
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// dialAhead starts to connect to addr while other things go on. It delays,
+// prints and fails nothing; discardAhead or a DialTLS ends it.
+func (d *dialer) dialAhead(ctx context.Context, addr string) {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &preDial{addr: addr, cancel: cancel, done: make(chan struct{})}
+	d.mu.Lock()
+	d.ahead = p
+	d.mu.Unlock()
+	go func() { // ends with the connection made, or p.cancel
+		defer close(p.done)
+		p.conn, p.err = d.connect(ctx, "tcp", addr)
+		p.at = time.Now()
+		if p.err != nil {
+			d.log.Debug("dialling ahead failed", "addr", addr, "error", p.err.Error())
+		}
+	}()
+}
+
+// takeAhead returns the connection made ahead to addr, nil where there is none
+// that is any good.
+func (d *dialer) takeAhead(ctx context.Context, addr string) net.Conn {
+	d.mu.Lock()
+	p := d.ahead
+	d.ahead = nil
+	d.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	if p.addr != addr {
+		p.discard()
+		return nil
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.discard()
+		return nil
+	}
+	if p.err != nil || time.Since(p.at) > maxIdle {
+		p.discard()
+		return nil
+	}
+	return p.conn // p.cancel is not called: a dialled connection outlives its context anyway
+}
+
+// discardAhead drops a connection made ahead that nobody took.
+func (d *dialer) discardAhead() {
+	d.mu.Lock()
+	p := d.ahead
+	d.ahead = nil
+	d.mu.Unlock()
+	if p != nil {
+		p.discard()
+	}
+}
+
+func (p *preDial) discard() {
+	p.cancel()
+	go func() { // ends as soon as the dial has noticed
+		<-p.done
+		if p.conn != nil {
+			p.conn.Close()
+		}
+	}()
+}

@@ -1,0 +1,110 @@
+package proxy
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+const (
+	defaultDocument = "AWS-StartSSHSession"
+	defaultPort     = "22"
+)
+
+// Options say which session to open, and how. The zero value of every field
+// but Host stands for its default.
+type Options struct {
+	Host string // an instance ID or a managed node ID
+	Port string // 1 to 65535; "22" when empty
+
+	Profile  string // AWS profile; what the environment says when empty
+	Region   string // AWS region; what the environment or profile says when empty
+	Document string // session document; AWS-StartSSHSession when empty
+	Reason   string // recorded with the session, 256 characters at most
+
+	Verbose bool   // say what happens on standard error
+	LogFile string // append the same in full detail to this file
+}
+
+// A usageError is wrong usage: exit status 2.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+func usage(text string, hints ...string) error {
+	return &usageError{errorWithHint(nil, text, hints...)}
+}
+
+// FlagError words an error of package flag for the person.
+func FlagError(err error) error {
+	const help = "ssmproxy --help lists the flags"
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: "); ok {
+		return usage("unknown flag "+longFlag(name), help)
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: "); ok {
+		return usage("flag "+longFlag(name)+" needs a value", help)
+	}
+	return usage(text, help)
+}
+
+// longFlag spells a flag as the usage text does.
+func longFlag(name string) string {
+	if name = strings.TrimLeft(name, "-"); len(name) > 1 {
+		return "--" + name
+	}
+	return "-" + name
+}
+
+// Positions fills in HOST and PORT from the arguments that follow the flags.
+func (o *Options) Positions(args []string) error {
+	const order = "the order is: ssmproxy [flags] HOST [PORT]"
+	for i, arg := range args {
+		if i > 0 && strings.HasPrefix(arg, "-") {
+			return usage(fmt.Sprintf("flag %s stands after HOST", arg), order)
+		}
+	}
+	switch len(args) {
+	case 0:
+		return usage("HOST is missing", order, "ssmproxy --help says more")
+	case 1:
+		o.Host = args[0]
+	case 2:
+		o.Host, o.Port = args[0], args[1]
+		if o.Port == "" {
+			return usage("PORT is empty", order)
+		}
+	default:
+		return usage("too many arguments: "+strings.Join(args[2:], " "), order)
+	}
+	return nil
+}
+
+// withDefaults fills in what was left out.
+func (o Options) withDefaults() Options {
+	if o.Port == "" {
+		o.Port = defaultPort
+	}
+	if o.Document == "" {
+		o.Document = defaultDocument
+	}
+	return o
+}
+
+// profileName is the profile in use, as a person would name it; empty for the
+// default one.
+func (o Options) profileName() string {
+	if o.Profile != "" {
+		return o.Profile
+	}
+	if p := os.Getenv("AWS_PROFILE"); p != "" {
+		return p
+	}
+	return os.Getenv("AWS_DEFAULT_PROFILE")
+}
+
+func isTerminal(f *os.File) bool {
+	return term.IsTerminal(int(f.Fd()))
+}

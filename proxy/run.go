@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"ssmproxy/ssmstream"
+)
+
+const (
+	// endTimeout limits the orderly end: what was read is sent and
+	// acknowledged, the agent told.
+	endTimeout = 5 * time.Second
+	// lastWords limits how long connecting goes on for the sake of what was
+	// read from a standard input that has ended.
+	lastWords = 3 * time.Second
+)
+
+// Run opens the session that o asks for and carries bytes between it and
+// stdin and stdout until one side ends it, or a signal or ctx does. It leaves
+// no session behind, closes stdout, and returns the exit status: 0 where the
+// remote side or ssh ended the session, 1 after an error, 2 after wrong usage.
+// It handles the process's signals and is to be called once.
+func Run(ctx context.Context, o Options, stdin, stdout, stderr *os.File) int {
+	u := &ui{w: stderr}
+	o = o.withDefaults()
+	t, err := parseTarget(o.Host, o.Port)
+	if err == nil && (isTerminal(stdin) || isTerminal(stdout)) {
+		err = byHand(o)
+	}
+	if err != nil {
+		u.fail(err)
+		return exitStatus(err)
+	}
+	log, logFile, err := newLogger(o, u)
+	if err != nil {
+		u.fail(err)
+		return exitStatus(err)
+	}
+	defer logFile.Close()
+	ctx, stop := untilSignal(ctx, log)
+	defer stop()
+
+	s := &session{ui: u, log: log, stdin: newInput(stdin), stdout: stdout}
+	return exitStatus(s.run(ctx, o, t))
+}
+
+// session is one run from the first call to the last.
+type session struct {
+	ui     *ui
+	log    *slog.Logger
+	client *client
+	stdin  *input
+	stdout *os.File
+	start  time.Time
+	over   bool // the service's session is known to have ended
+}
+
+// run does it all. Its error has been told to the person.
+func (s *session) run(ctx context.Context, o Options, t target) error {
+	s.start = time.Now()
+	defer s.stdin.abandon()
+	client, err := newClient(ctx, o, t, s.log)
+	if err != nil {
+		return s.report(situation{options: o, target: t}.explain(err))
+	}
+	s.client = client
+	stream, err := s.connect(ctx)
+	if err == nil && stream != nil {
+		err = s.carry(ctx, stream)
+		stream.Close()
+	}
+	if err != nil {
+		s.report(client.explain(err))
+	}
+	// ssh waits for this, and for nothing that is left to do.
+	s.stdout.Close()
+	if s.over {
+		return err
+	}
+	if terminateErr := client.terminate(context.WithoutCancel(ctx)); terminateErr != nil {
+		s.log.Info("the session could not be ended", "error", plainError(terminateErr))
+		if err == nil {
+			err = s.report(errorWithHint(terminateErr, "the session could not be ended: "+client.explain(terminateErr).Error(),
+				"it ends by itself at the account's idle timeout"))
+		}
+	}
+	return err
+}
+
+// report tells the person what went wrong, with -v in AWS's own words too.
+func (s *session) report(err error) error {
+	s.ui.fail(err)
+	if cause := errors.Unwrap(err); cause != nil && plainError(cause) != plainError(err) {
+		s.log.Info("in full", "error", plainError(cause))
+	}
+	return err
+}
+
+// connect returns a stream that carries data. Both results are nil where
+// nobody wants one any more.
+func (s *session) connect(ctx context.Context) (*ssmstream.Stream, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go s.watchInput(ctx, cancel) // ends with connect
+
+	d := newDialer(s.client.config(), s.log)
+	defer d.discardAhead()
+	if addr := s.client.gatewayAddr(ctx); addr != "" {
+		d.dialAhead(ctx, addr)
+	}
+	start := time.Now()
+	creds, err := s.client.credentials(ctx)
+	if ctx.Err() != nil {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	s.log.Info("credentials found", "source", creds.Source, "region", s.client.region(), took(start))
+
+	grant, err := s.client.startSession(ctx)
+	if ctx.Err() != nil {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	start = time.Now()
+	stream, err := ssmstream.Dial(ctx, grant, ssmstream.Config{
+		DialTLS: d.DialTLS,
+		Signer:  s.client,
+		Resumer: s.client,
+		Notify:  s.ui.notice,
+		Logger:  s.log,
+	})
+	switch {
+	case err == nil:
+		s.log.Info("stream open", took(start), "since start", time.Since(s.start))
+		return stream, nil
+	case ctx.Err() != nil:
+		return nil, nil
+	}
+	s.over = sessionOver(err)
+	return nil, err
+}
+
+// watchInput ends connect where standard input ends meanwhile: ssh is gone.
+// What was read by then has a moment more to be sent.
+func (s *session) watchInput(ctx context.Context, cancel context.CancelFunc) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.stdin.ended:
+	}
+	if s.stdin.pending() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lastWords):
+		}
+	}
+	s.log.Info("standard input ended before the session stood")
+	cancel()
+}
+
+// carry moves bytes until one side ends it.
+func (s *session) carry(ctx context.Context, stream *ssmstream.Stream) error {
+	out := newOutput(stream, s.stdout, s.log, s.start)
+	s.stdin.attach(stream)
+	select {
+	case <-out.ended:
+		s.over = sessionOver(out.err)
+		if errors.Is(out.err, io.EOF) {
+			s.log.Info("the remote side ended the session")
+			return nil
+		}
+		return out.err
+	case <-s.stdin.ended:
+		s.log.Info("standard input ended")
+	case <-out.gone:
+		s.log.Info("nobody reads standard output any more")
+	case <-ctx.Done():
+		s.log.Info("ending", "because", context.Cause(ctx).Error())
+	}
+	s.end(ctx, stream, out)
+	return nil
+}
+
+// end is the orderly end: what was read is sent and acknowledged, the agent
+// told, and what is on its way back is written while anyone reads it.
+func (s *session) end(ctx context.Context, stream *ssmstream.Stream, out *output) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	start := time.Now()
+	select {
+	case <-s.stdin.flushed:
+	case <-out.ended:
+	case <-ctx.Done():
+	}
+	if err := stream.Terminate(ctx); err != nil {
+		s.log.Info("the agent did not acknowledge the end", "error", plainError(err), took(start))
+		return // run ends the session by the API
+	}
+	s.over = true
+	s.log.Info("session ended", took(start))
+	out.drain()
+}
+
+// sessionOver tells whether a stream's error says that its session has ended.
+func sessionOver(err error) bool {
+	_, closed := errors.AsType[*ssmstream.ClosedError](err)
+	return closed || errors.Is(err, io.EOF) || errors.Is(err, ssmstream.ErrSessionOver)
+}
