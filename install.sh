@@ -228,7 +228,9 @@ write_ssh_config() {
 		(umask 077 && cat "$tmp/block" >"$block")
 		say "wrote $block"
 	fi
-	included && return
+	if included; then
+		return
+	fi
 	if [ -e "$config" ]; then
 		cp -p "$config" "$backup"
 		{ say "$include" && cat "$config"; } >"$tmp/config"
@@ -312,7 +314,9 @@ install() {
 		say "    export PATH=\"$bindir:\$PATH\""
 		;;
 	esac
-	if [ -n "${HOME:-}" ] && ! ours; then
+	if [ -n "${HOME:-}" ] && ours; then
+		say "ready: ssh USER@i-... goes through Session Manager"
+	else
 		say "next: ./install.sh --ssh-config, or put this into ~/.ssh/config yourself:"
 		"$bin" --ssh-config | sed 's/^/    /'
 	fi

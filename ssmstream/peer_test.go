@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,20 @@ func (s *service) ResumeSession(context.Context) (Grant, error) {
 		return s.resumeBy(n)
 	}
 	return grant, nil
+}
+
+// resumed is how often a new grant was asked for.
+func (s *service) resumed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resumes
+}
+
+// noticed is what the person was told.
+func (s *service) noticed() []Notice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.notices)
 }
 
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {

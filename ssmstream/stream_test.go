@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,11 +210,9 @@ func TestALossOfOverTwoSecondsIsTold(t *testing.T) {
 		stream := s.dial(t)
 		<-s.told
 		synctest.Wait()
-		s.mu.Lock()
-		if want := []Notice{NoticeLost, NoticeResumed}; !slices.Equal(s.notices, want) {
-			t.Errorf("notices %v, want %v", s.notices, want)
+		if got, want := s.noticed(), []Notice{NoticeLost, NoticeResumed}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
 		}
-		s.mu.Unlock()
 		stream.Close()
 	})
 }
@@ -226,8 +225,8 @@ func TestAShortLossIsNotTold(t *testing.T) {
 		stream := s.dial(t)
 		<-s.told
 		time.Sleep(time.Minute)
-		if len(s.notices) != 0 || s.resumes != 1 {
-			t.Errorf("notices %v, %d resumes", s.notices, s.resumes)
+		if len(s.noticed()) != 0 || s.resumed() != 1 {
+			t.Errorf("notices %v, %d resumes", s.noticed(), s.resumed())
 		}
 		stream.Close()
 	})
@@ -246,8 +245,8 @@ func TestRetriesSlowDownAndEndAfter15Minutes(t *testing.T) {
 		if took < 15*time.Minute || took > 15*time.Minute+10*time.Second {
 			t.Errorf("after %v", took)
 		}
-		if s.resumes < 200 || s.resumes > 500 {
-			t.Errorf("%d retries in 15 minutes", s.resumes)
+		if s.resumed() < 200 || s.resumed() > 500 {
+			t.Errorf("%d retries in 15 minutes", s.resumed())
 		}
 		stream.Close()
 	})
@@ -259,8 +258,8 @@ func TestResumingEndsAtOnceWhereItCannotSucceed(t *testing.T) {
 			inBubble(t, scripts(handshakeThen(func(p *peer) {})), func(t *testing.T, s *service) {
 				s.resumeBy = func(int) (Grant, error) { return Grant{}, final }
 				stream := s.dial(t)
-				if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, final) || s.resumes != 1 {
-					t.Errorf("%v after %d calls", err, s.resumes)
+				if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, final) || s.resumed() != 1 {
+					t.Errorf("%v after %d calls", err, s.resumed())
 				}
 				stream.Close()
 			})
@@ -272,8 +271,8 @@ func TestAConnectionThatBreaksAtOnceIsRetriedEverMoreSlowly(t *testing.T) {
 	inBubble(t, scripts(handshakeThen(func(p *peer) {}), func(p *peer) {}), func(t *testing.T, s *service) {
 		stream := s.dial(t)
 		time.Sleep(time.Minute)
-		if s.resumes < 10 || s.resumes > 40 {
-			t.Errorf("%d resumes in a minute", s.resumes)
+		if s.resumed() < 10 || s.resumed() > 40 {
+			t.Errorf("%d resumes in a minute", s.resumed())
 		}
 		stream.Close()
 	})
@@ -349,6 +348,7 @@ func TestTheEndOfAChannel(t *testing.T) {
 func TestTerminateSendsWhatWasWrittenThenTheFlag(t *testing.T) {
 	var got []string
 	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.output(2, "greeting, ")
 		for {
 			m, err := p.nextData()
 			if err != nil {
@@ -356,7 +356,7 @@ func TestTerminateSendsWhatWasWrittenThenTheFlag(t *testing.T) {
 			}
 			if m.PayloadType == PayloadFlag {
 				got = append(got, "flag "+string('0'+m.Payload[3]))
-				p.output(2, "last words")
+				p.output(3, "last words")
 			} else {
 				got = append(got, string(m.Payload))
 			}
@@ -364,12 +364,13 @@ func TestTerminateSendsWhatWasWrittenThenTheFlag(t *testing.T) {
 		}
 	})), func(t *testing.T, s *service) {
 		stream := s.dial(t)
+		synctest.Wait()
 		stream.Write([]byte("a"))
 		stream.Write([]byte("b"))
 		if err := stream.Terminate(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if tail, err := io.ReadAll(stream); string(tail) != "last words" || err != nil {
+		if tail, err := io.ReadAll(stream); string(tail) != "greeting, last words" || err != nil {
 			t.Errorf("read %q, %v", tail, err)
 		}
 		if want := []string{"a", "b", "flag 2"}; !slices.Equal(got, want) {
@@ -462,23 +463,26 @@ func TestCloseEndsWhoWaits(t *testing.T) {
 }
 
 func TestAStalledReaderHoldsTheGatewayBack(t *testing.T) {
-	sent := 0
+	var sent atomic.Int64
 	inBubble(t, scripts(handshakeThen(func(p *peer) {
 		go p.drain()
 		payload := strings.Repeat("x", 1024)
 		p.ws.SetWriteDeadline(time.Now().Add(time.Minute))
 		for seq := int64(2); seq < 4096; seq++ {
 			p.output(seq, payload)
-			sent++
+			sent.Add(1)
 		}
 		p.closeChannel("")
 	})), func(t *testing.T, s *service) {
 		stream := s.dial(t)
 		synctest.Wait()
-		if held := stream.recv.unread.Len(); held < maxUnread || held > maxUnread+4096 {
+		stream.mu.Lock()
+		held := stream.recv.unread.Len()
+		stream.mu.Unlock()
+		if held < maxUnread || held > maxUnread+4096 {
 			t.Errorf("%d bytes held for a reader that does not read", held)
 		}
-		stalled := sent
+		stalled := sent.Load()
 		got, err := io.ReadAll(stream)
 		if len(got) != 4094*1024 || err != nil || stalled > 1200 {
 			t.Errorf("%d bytes, %v; %d messages were taken before", len(got), err, stalled)
