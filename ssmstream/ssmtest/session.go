@@ -1,0 +1,217 @@
+package ssmtest
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ssmproxy/ssmstream"
+)
+
+// session is one session as the service knows it: the gateway's state between
+// the client's data channel, which comes and goes, and the agent's.
+type session struct {
+	srv    *Server
+	id     string
+	target string
+	port   string
+	agent  *agent
+	gone   chan struct{} // closed when the session has ended
+	relays [2]relay      // by Direction
+
+	channel   atomic.Pointer[channel] // the client's; nil while it is away
+	agentAway atomic.Bool
+	active    atomic.Int64 // when the latest stream message crossed, ns since 1970
+
+	mu      sync.Mutex // guards what follows
+	token   string     // opens the next data channel; spent when it has
+	path    string     // StreamUrl's path and query, as granted
+	opened  bool       // a data channel has been opened before
+	ended   bool
+	idle    *time.Timer
+	started sync.Once
+}
+
+// StartSession opens a session to target on port 22 without an API call and
+// its checks: for tests of streams.
+func (s *Server) StartSession(target string) (sessionID string, g ssmstream.Grant) {
+	sess := s.newSession(target, "22")
+	return sess.id, sess.grant()
+}
+
+func (s *Server) newSession(target, port string) *session {
+	sess := &session{
+		srv:    s,
+		id:     sessionName + "-" + randomHex(9)[:17],
+		target: target,
+		port:   port,
+		gone:   make(chan struct{}),
+	}
+	sess.agent = newAgent(sess)
+	sess.active.Store(time.Now().UnixNano())
+	sess.idle = time.AfterFunc(s.cfg.IdleTimeout, sess.checkIdle)
+	s.mu.Lock()
+	s.sessions[sess.id] = sess
+	s.mu.Unlock()
+	s.count.change(func(st *Stats) { st.Sessions++ })
+	s.notify()
+	s.log.Debug("session started", "session", sess.id, "target", target, "port", port)
+	return sess
+}
+
+// grant makes a fresh token, which takes the place of an unspent one.
+func (s *session) grant() ssmstream.Grant {
+	// As in the wild: base64 with its slashes, pluses and equals signs bare.
+	raw := "wss://" + s.srv.addr() + "/v1/data-channel/" + s.id +
+		"?role=publish_subscribe&cell-number=AAEAAQ/" + randomBase64(31) + "+/" + randomBase64(34)
+	if s.srv.cfg.PresignedURL {
+		raw = presign(raw, "ssmmessages", s.srv.cfg.Regions[0], s.srv.keys.latest())
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		panic("ssmtest: " + err.Error()) // made by ourselves
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = "AAEAA" + randomBase64(150)
+	s.path = u.RequestURI()
+	return ssmstream.Grant{StreamURL: raw, Token: s.token}
+}
+
+// spend reports whether token opens a data channel, which it does only once.
+func (s *session) spend(token string) (resumed, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 0 {
+		return false, false
+	}
+	s.token = ""
+	resumed, s.opened = s.opened, true
+	return resumed, true
+}
+
+func (s *session) granted() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.path
+}
+
+func (s *session) current() *channel { return s.channel.Load() }
+
+func (s *session) isEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// attach makes c the client's data channel in the place of any other, and
+// tells both ends to publish.
+func (s *session) attach(c *channel) {
+	if old := s.channel.Swap(c); old != nil {
+		old.conn.cut()
+	}
+	start := publicationFrame(ssmstream.StartPublication)
+	c.out.putNow(start)
+	if !s.agentAway.Load() {
+		s.agent.in.putNow(start)
+	}
+	s.started.Do(s.agent.start)
+	if s.isEnded() { // between spend and here
+		c.conn.cut()
+	}
+}
+
+// detach notes that c is gone and, where no other has taken its place, has the
+// agent pause.
+func (s *session) detach(c *channel) {
+	if s.channel.CompareAndSwap(c, nil) && !s.agentAway.Load() {
+		s.agent.in.putNow(publicationFrame(ssmstream.PausePublication))
+	}
+}
+
+// end ends the session at most once: the client gets channel_closed with
+// words in its Output.
+func (s *session) end(cause Cause, words string) {
+	if !s.markEnded() {
+		return
+	}
+	s.srv.count.change(func(st *Stats) { st.Ended[cause]++ })
+	s.srv.log.Debug("session ended", "session", s.id, "cause", string(cause), "words", words)
+	if c := s.current(); c != nil {
+		c.out.putNow(s.closedFrame(words))
+		c.out.seal()
+	}
+	s.agent.stop()
+	s.srv.notify()
+}
+
+// abandon ends the session without a word, for the server's end.
+func (s *session) abandon() {
+	s.markEnded()
+	if c := s.current(); c != nil {
+		c.conn.cut()
+	}
+	s.agent.stop()
+}
+
+func (s *session) markEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	s.idle.Stop()
+	close(s.gone)
+	return true
+}
+
+func (s *session) checkIdle() {
+	quiet := time.Since(time.Unix(0, s.active.Load()))
+	if rest := s.srv.cfg.IdleTimeout - quiet; rest > 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.ended {
+			s.idle.Reset(rest)
+		}
+		return
+	}
+	s.end(CauseIdle, "Session timed out due to inactivity.")
+}
+
+// publicationFrame is a frame of the gateway's own, which has neither digest
+// nor date.
+func publicationFrame(t ssmstream.MessageType) []byte {
+	m := ssmstream.Message{Type: t, ID: ssmstream.NewUUID()}
+	frame := m.AppendTo(nil)
+	clear(frame[80:112])
+	return frame
+}
+
+func (s *session) closedFrame(words string) []byte {
+	id := ssmstream.NewUUID()
+	now := time.Now()
+	payload, err := json.Marshal(ssmstream.ChannelClosedPayload{
+		MessageType:   string(ssmstream.ChannelClosed),
+		MessageID:     id.String(),
+		CreatedDate:   now.UTC().Format(time.RFC3339),
+		DestinationID: s.target,
+		SessionID:     s.id,
+		SchemaVersion: 1,
+		Output:        words,
+	})
+	if err != nil {
+		panic(fmt.Sprintf("ssmtest: %v", err)) // strings and a number
+	}
+	m := ssmstream.Message{
+		Type:        ssmstream.ChannelClosed,
+		CreatedDate: uint64(now.UnixMilli()),
+		ID:          id,
+		Payload:     payload,
+	}
+	return m.AppendTo(nil)
+}
