@@ -2,7 +2,9 @@ package sshserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -208,6 +210,31 @@ func TestSFTPStartsInHome(t *testing.T) {
 		}
 		if got, err := os.ReadFile(filepath.Join(home, "copy")); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes, %v; want the %d that were sent", len(got), err, len(want))
+		}
+	})
+}
+
+func TestSFTPEndsWithAStatus(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, client *ssh.Client, _ string) {
+		channel, requests, err := client.OpenChannel("session", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ok, err := channel.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		channel.CloseWrite()
+		io.Copy(io.Discard, channel)
+		status := "none"
+		for r := range requests {
+			if r.Type == "exit-status" {
+				status = fmt.Sprint(binary.BigEndian.Uint32(r.Payload))
+			}
+		}
+		if status != "0" {
+			t.Errorf("exit status %s, want 0", status)
 		}
 	})
 }

@@ -126,17 +126,22 @@ func shell() string {
 }
 
 func (s *session) startSFTP() bool {
-	server, err := sftp.NewServer(s.channel, sftp.WithServerWorkingDirectory(s.config.Dir))
+	server, err := sftp.NewServer(keepOpen{s.channel}, sftp.WithServerWorkingDirectory(s.config.Dir))
 	if err != nil {
 		return false
 	}
 	s.wg.Go(func() {
 		server.Serve()
-		server.Close()
 		s.exit(nil)
 	})
 	return true
 }
+
+// keepOpen keeps the sftp server from closing the channel before the client,
+// which wants it, has been told an exit status.
+type keepOpen struct{ io.ReadWriter }
+
+func (keepOpen) Close() error { return nil }
 
 func (s *session) startCommand(cmd *exec.Cmd) bool {
 	cmd.Dir = s.config.Dir
