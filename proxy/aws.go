@@ -1,12 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 
@@ -72,7 +72,7 @@ func (c *client) load(ctx context.Context) error {
 	if c.options.Profile != "" {
 		settings = append(settings, config.WithSharedConfigProfile(c.options.Profile))
 	}
-	if region := cmpOr(c.cfg.Region, c.options.Region); region != "" {
+	if region := cmp.Or(c.cfg.Region, c.options.Region); region != "" {
 		settings = append(settings, config.WithRegion(region))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, settings...)
@@ -86,13 +86,6 @@ func (c *client) load(ctx context.Context) error {
 	})
 	c.loaded = time.Now()
 	return nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func (c *client) config() aws.Config {
@@ -121,17 +114,25 @@ func (c *client) credentials(ctx context.Context) (aws.Credentials, error) {
 	return creds, nil
 }
 
-// renew takes the credentials afresh from their source, unless that was done
-// just now: files may have been rewritten, roles and SSO sessions renewed,
-// since the session began.
-func (c *client) renew(ctx context.Context) error {
+// fresh tells whether the credentials were taken from their source just now.
+func (c *client) fresh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Without the monotonic reading, which stands still in a machine's sleep.
-	if age := time.Now().Round(0).Sub(c.loaded.Round(0)); 0 <= age && age < freshFor {
-		return nil
+	age := time.Now().Round(0).Sub(c.loaded.Round(0))
+	return 0 <= age && age < freshFor
+}
+
+// renew takes the credentials afresh from their source: files may have been
+// rewritten, roles and SSO sessions renewed, since the session began.
+func (c *client) renew(ctx context.Context) error {
+	c.mu.Lock()
+	err := c.load(ctx)
+	c.mu.Unlock()
+	if err == nil {
+		_, err = c.credentials(ctx)
 	}
-	return c.load(ctx)
+	return err
 }
 
 // startOnce makes one StartSession call. Where ctx ends while it is on its way
@@ -185,17 +186,31 @@ func (c *client) session() string {
 // ResumeSession asks for a new grant, with credentials taken afresh from their
 // source. It implements ssmstream.Resumer.
 func (c *client) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
-	if err := c.renew(ctx); err != nil {
+	fresh := c.fresh() // then they are as good as any, unless the service says otherwise
+	if !fresh {
+		if err := c.renew(ctx); err != nil {
+			return ssmstream.Grant{}, c.resumeError(err)
+		}
+	}
+	grant, err := c.resumeOnce(ctx)
+	if err != nil && fresh && badCredentials(err) {
+		if err := c.renew(ctx); err != nil {
+			return ssmstream.Grant{}, c.resumeError(err)
+		}
+		grant, err = c.resumeOnce(ctx)
+	}
+	if err != nil {
 		return ssmstream.Grant{}, c.resumeError(err)
 	}
-	if _, err := c.credentials(ctx); err != nil {
-		return ssmstream.Grant{}, c.resumeError(err)
-	}
+	return grant, nil
+}
+
+func (c *client) resumeOnce(ctx context.Context) (ssmstream.Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	out, err := c.ssm().ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: aws.String(c.session())})
 	if err != nil {
-		return ssmstream.Grant{}, c.resumeError(fmt.Errorf("resume session: %w", err))
+		return ssmstream.Grant{}, fmt.Errorf("resume session: %w", err)
 	}
 	if aws.ToString(out.TokenValue) == "" || aws.ToString(out.StreamUrl) == "" {
 		return ssmstream.Grant{}, ssmstream.ErrSessionOver
@@ -203,11 +218,27 @@ func (c *client) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
 	return c.grant(*out.StreamUrl, *out.TokenValue)
 }
 
+// badCredentials tells whether the service refused the credentials themselves.
+func badCredentials(err error) bool {
+	api, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		return false
+	}
+	switch api.ErrorCode() {
+	case "ExpiredToken", "ExpiredTokenException", "RequestExpired", "UnrecognizedClientException", "InvalidClientTokenId":
+		return true
+	}
+	return false
+}
+
 // resumeError sorts an error of ResumeSession or of what comes before it into
 // those of ssmstream.Resumer: over, permanent, or worth another try.
 func (c *client) resumeError(err error) error {
 	if _, ok := errors.AsType[*types.DoesNotExistException](err); ok {
 		return ssmstream.ErrSessionOver
+	}
+	if errors.Is(err, ssmstream.ErrSessionOver) || ssmstream.IsPermanent(err) {
+		return err
 	}
 	// Whatever the network does may pass: a laptop that wakes up finds no name
 	// server, then a captive portal.
@@ -233,114 +264,6 @@ func (c *client) terminate(ctx context.Context) error {
 	}
 	c.log.Info("session terminated", "session", id, took(start))
 	return nil
-}
-
-// grant puts together what opens the data channel: StreamUrl as the service
-// gave it, but for the host where AWS_ENDPOINT_URL_SSMMESSAGES names another.
-func (c *client) grant(streamURL, token string) (ssmstream.Grant, error) {
-	u, err := url.Parse(streamURL)
-	if err != nil || u.Host == "" {
-		return ssmstream.Grant{}, ssmstream.Permanent(errors.New("the service sent a StreamUrl that is not a URL"))
-	}
-	if u.Scheme != "wss" {
-		return ssmstream.Grant{}, ssmstream.Permanent(errorWithHint(nil,
-			fmt.Sprintf("the service sent a StreamUrl of scheme %q, only wss is safe", u.Scheme)))
-	}
-	host, err := c.gatewayOverride()
-	if err != nil {
-		return ssmstream.Grant{}, ssmstream.Permanent(err)
-	}
-	if host != "" {
-		// Not by way of url.URL, which might write the rest in another way.
-		streamURL = strings.Replace(streamURL, "//"+authority(streamURL), "//"+host, 1)
-	}
-	return ssmstream.Grant{StreamURL: streamURL, Token: token}, nil
-}
-
-// authority returns what stands between // and the path in an absolute URL.
-func authority(rawURL string) string {
-	_, rest, _ := strings.Cut(rawURL, "//")
-	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
-		return rest[:end]
-	}
-	return rest
-}
-
-// gatewayOverride returns the host, with a port where it is not 443, that the
-// settings name for the data channel: AWS_ENDPOINT_URL_SSMMESSAGES, or
-// endpoint_url of ssmmessages in the profile's services section.
-func (c *client) gatewayOverride() (string, error) {
-	endpoint := configuredEndpoint(c.config().ConfigSources, "SSMMessages")
-	if endpoint == "" {
-		return "", nil
-	}
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "wss" {
-		return "", errorWithHint(err, fmt.Sprintf("AWS_ENDPOINT_URL_SSMMESSAGES must be an https:// address, not %q", endpoint),
-			"it may also come from endpoint_url in the services section of ~/.aws/config")
-	}
-	return strings.TrimSuffix(u.Host, ":443"), nil
-}
-
-// configuredEndpoint finds a service's own endpoint in the settings, by the
-// rules of the SDK (internal/configsources, which others cannot import).
-func configuredEndpoint(sources []any, sdkID string) string {
-	ctx := context.Background()
-	for _, source := range sources {
-		if s, ok := source.(interface {
-			GetIgnoreConfiguredEndpoints(context.Context) (bool, bool, error)
-		}); ok {
-			if ignore, found, err := s.GetIgnoreConfiguredEndpoints(ctx); err == nil && found {
-				if ignore {
-					return ""
-				}
-				break
-			}
-		}
-	}
-	for _, source := range sources {
-		if s, ok := source.(interface {
-			GetServiceBaseEndpoint(context.Context, string) (string, bool, error)
-		}); ok {
-			if endpoint, found, err := s.GetServiceBaseEndpoint(ctx, sdkID); err == nil && found {
-				return endpoint
-			}
-		}
-	}
-	return ""
-}
-
-// gatewayAddr guesses the address of the data channel before the service has
-// named it: that of the SSM endpoint, with the other service's name. It is
-// empty where the settings lead to places of their own.
-func (c *client) gatewayAddr(ctx context.Context) string {
-	host, err := c.gatewayOverride()
-	if err != nil {
-		return ""
-	}
-	if host == "" {
-		o := c.ssm().Options()
-		if o.BaseEndpoint != nil {
-			return ""
-		}
-		endpoint, err := ssm.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, ssm.EndpointParameters{
-			Region:       aws.String(o.Region),
-			UseFIPS:      aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled),
-			UseDualStack: aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled),
-		})
-		if err != nil {
-			return ""
-		}
-		rest, ok := strings.CutPrefix(endpoint.URI.Host, "ssm")
-		if !ok {
-			return ""
-		}
-		host = "ssmmessages" + rest
-	}
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		host = net.JoinHostPort(strings.Trim(host, "[]"), "443")
-	}
-	return host
 }
 
 // sdkLogger leads what the SDK logs to the log file, not to standard error.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -144,7 +145,7 @@ func (s situation) accessDenied(err error, message string) error {
 	m := denial.FindStringSubmatch(strings.TrimRight(oneLine(message), ". "))
 	if m == nil {
 		text := "access denied: " + operation(err)
-		return errorWithHint(err, text, "AWS says: "+cmpOr(oneLine(message), "nothing more"))
+		return errorWithHint(err, text, "AWS says: "+cmp.Or(oneLine(message), "nothing more"))
 	}
 	who, action, resource, why := m[1], m[2], m[3], m[4]
 	text := "access denied: " + action
@@ -153,7 +154,7 @@ func (s situation) accessDenied(err error, message string) error {
 		text += " on " + resource
 		need += " on " + resource
 	}
-	who = cmpOr(who, "this user or role")
+	who = cmp.Or(who, "this user or role")
 	switch {
 	case strings.Contains(why, "explicit deny"):
 		return errorWithHint(err, text, fmt.Sprintf("a policy forbids it to %s: %s", who, why))

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -101,7 +102,7 @@ func (s situation) renewal() string {
 		return "they come from the credential_process" + s.ofProfile()
 	case strings.HasPrefix(s.source, "SharedConfigCredentials"):
 		_, file, _ := strings.Cut(s.source, ": ")
-		return "they come from " + cmpOr(file, "~/.aws/credentials") + s.ofProfile() + ": put fresh ones there"
+		return "they come from " + cmp.Or(file, "~/.aws/credentials") + s.ofProfile() + ": put fresh ones there"
 	}
 	return "sign in again, with aws sso login" + s.profileFlag() + " or as this profile is used to"
 }
