@@ -266,8 +266,8 @@ func (a *agent) pump(port net.Conn) {
 	for a.waitActive() {
 		n, err := r.Read(packet)
 		if n > 0 {
-			a.sess.srv.count.outputBytes.Add(int64(n))
 			a.send(ssmstream.PayloadOutput, packet[:n])
+			a.sess.srv.count.outputBytes.Add(int64(n))
 		}
 		if err != nil {
 			return

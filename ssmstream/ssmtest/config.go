@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -35,13 +36,16 @@ type Config struct {
 	// "ssm:ResumeSession".
 	Denied []string
 
-	// RefuseUnsigned answers 403 to a websocket upgrade without a signature,
+	// RefuseUnsigned refuses a websocket upgrade without a signature,
 	// as the service is going to do.
 	RefuseUnsigned bool
 
-	// RefuseSigned answers 403 to a signed upgrade, as the service does where
+	// RefuseSigned refuses a signed upgrade, as the service does where
 	// the caller's policy lacks ssmmessages:OpenDataChannel.
 	RefuseSigned bool
+
+	// RefusalStatus is the HTTP status of a refused upgrade. 403 when zero.
+	RefusalStatus int
 
 	// MinClientVersion is the lowest ClientVersion that may open a data
 	// channel, such as "1.2.764.0"; any dotted number may when empty.
@@ -134,6 +138,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.IdleTimeout == 0 {
 		c.IdleTimeout = 20 * time.Minute
+	}
+	if c.RefusalStatus == 0 {
+		c.RefusalStatus = http.StatusForbidden
 	}
 	if c.PortDelay == 0 {
 		c.PortDelay = 5 * time.Millisecond

@@ -165,7 +165,7 @@ func (s *session) relay(d Direction, frame []byte) {
 		s.active.Store(time.Now().UnixNano())
 	}
 	r := &s.relays[d]
-	n := r.n.Add(1) - 1
+	n, total := r.n.Add(1)-1, s.total.Add(1)-1
 	faults := s.srv.faults.current.Load()
 	if faults == nil && r.holding.Load() == 0 {
 		s.deliver(d, frame)
@@ -175,7 +175,7 @@ func (s *session) relay(d Direction, frame []byte) {
 		Session:   s.id,
 		Direction: d,
 		N:         int(n),
-		Total:     int(n + s.relays[1-d].n.Load()),
+		Total:     int(total),
 		Message:   new(ssmstream.Message),
 	}
 	_ = crossing.Message.Decode(frame) // the agent and the client complain, not the gateway

@@ -64,7 +64,7 @@ func (s *Server) serveDataChannel(w http.ResponseWriter, r *http.Request) {
 		})
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("X-Amzn-Errortype", refusal.Code)
-		w.WriteHeader(http.StatusForbidden)
+		w.WriteHeader(s.cfg.RefusalStatus)
 		json.NewEncoder(w).Encode(map[string]string{"message": refusal.Message})
 		return
 	}

@@ -189,17 +189,17 @@ func (a *agent) handleAcknowledge(m *ssmstream.Message) {
 	}
 }
 
-// acknowledged reads the number out of an acknowledgement, quickly where it is
-// written as usual.
+// acknowledged reads the number out of an acknowledgement, without a JSON
+// decoder where every known client's form allows it.
 func acknowledged(payload []byte) (int64, bool) {
-	const name = `"AcknowledgedMessageSequenceNumber":`
-	if json.Valid(payload) {
-		if i := bytes.Index(payload, []byte(name)); i >= 0 {
-			rest := payload[i+len(name):]
-			end := bytes.IndexAny(rest, ",}")
-			if n, err := strconv.ParseInt(string(rest[:max(end, 0)]), 10, 64); err == nil {
-				return n, true
-			}
+	const (
+		name = `","AcknowledgedMessageSequenceNumber":`
+		end  = `,"IsSequentialMessage":true}`
+	)
+	if before, ok := bytes.CutSuffix(payload, []byte(end)); ok && bytes.HasPrefix(payload, []byte(`{"AcknowledgedMessageType":"`)) {
+		if i := bytes.LastIndex(before, []byte(name)); i >= 0 {
+			n, err := strconv.ParseInt(string(before[i+len(name):]), 10, 64)
+			return n, err == nil
 		}
 	}
 	var ack ssmstream.Acknowledgement

@@ -25,6 +25,7 @@ type session struct {
 
 	channel   atomic.Pointer[channel] // the client's; nil while it is away
 	agentAway atomic.Bool
+	total     atomic.Int64 // messages that have crossed, both directions
 	active    atomic.Int64 // when the latest stream message crossed, ns since 1970
 
 	mu      sync.Mutex // guards what follows
@@ -56,7 +57,11 @@ func (s *Server) newSession(target, port string) *session {
 	sess.idle = time.AfterFunc(s.cfg.IdleTimeout, sess.checkIdle)
 	s.mu.Lock()
 	s.sessions[sess.id] = sess
+	closed := s.closed
 	s.mu.Unlock()
+	if closed {
+		sess.abandon()
+	}
 	s.count.change(func(st *Stats) { st.Sessions++ })
 	s.notify()
 	s.log.Debug("session started", "session", sess.id, "target", target, "port", port)

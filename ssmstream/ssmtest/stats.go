@@ -24,8 +24,8 @@ type Stats struct {
 	SignedUpgrades int // accepted ones
 	Unsigned       int // upgrades accepted without a signature
 	Presigned      int // upgrades accepted for the signature in their URL
-	RefusedSigned  int // signed upgrades answered 403
-	RefusedBare    int // unsigned upgrades answered 403
+	RefusedSigned  int // signed upgrades refused
+	RefusedBare    int // unsigned upgrades refused
 	WrongTokens    int // data channels closed for their token
 	BadOpenings    int // data channels closed for what else is in their first frame
 	Opened         int // data channels whose first frame was accepted
