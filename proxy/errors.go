@@ -77,6 +77,9 @@ func (s situation) explainStream(err error) error {
 			fmt.Sprintf("another port goes after the host: ssmproxy %s PORT, or Port in ~/.ssh/config", s.target.id))
 	case isClosed:
 		return errorWithHint(err, "the service closed the session: "+oneLine(strings.TrimSpace(closed.Output)))
+	case errors.Is(err, ssmstream.ErrHandshake):
+		return errorWithHint(err, fmt.Sprintf("%s does not answer, although Session Manager counts it as connected", s.target.id),
+			"the agent may be overloaded, restarting, or older than 2.3.672.0; try again, or restart amazon-ssm-agent")
 	case errors.Is(err, ssmstream.ErrUpgradeRefused):
 		return errorWithHint(err, "the service refused to open the session's data channel",
 			"the policy of this user or role needs the statement "+policyStatement)

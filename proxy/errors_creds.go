@@ -76,7 +76,7 @@ func (s situation) explainCredentials(err error) error {
 			"use credentials that the code has been entered for, such as those of aws sts assume-role, or aws sso login")
 	}
 	if _, ok := errors.AsType[*processcreds.ProviderError](err); ok {
-		return errorWithHint(err, "the credential_process"+s.ofProfile()+" failed", "run its command by hand to see why; -v shows what it said")
+		return errorWithHint(err, "the credential_process"+s.ofProfile()+" failed", "run its command by hand to see why")
 	}
 	return nil
 }

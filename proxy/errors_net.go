@@ -92,9 +92,11 @@ func isNetwork(err error) bool {
 	if _, ok := errors.AsType[smithy.APIError](err); ok {
 		return false
 	}
+	// Not net.Error: a missing file's errno is one, too.
 	_, isURL := errors.AsType[*url.Error](err)
-	_, isNet := errors.AsType[net.Error](err)
-	return isURL || isNet
+	_, isOp := errors.AsType[*net.OpError](err)
+	_, isDNS := errors.AsType[*net.DNSError](err)
+	return isURL || isOp || isDNS || errors.Is(err, context.DeadlineExceeded)
 }
 
 func isTimeout(err error) bool {
