@@ -275,14 +275,9 @@ func TestPausedAgentKeepsOutputUntilTheClientSpeaks(t *testing.T) {
 		io.Copy(io.Discard, c)
 	})})
 	c := ready(t, s)
-	sess := s.session(s.OpenSessions()[0])
-	eventually(t, func() bool { // the last acknowledgement would end the pause
-		sess.agent.mu.Lock()
-		defer sess.agent.mu.Unlock()
-		return sess.agent.out.count == 0
-	})
+	settled(t, s)
 	s.PausePublication()
-	sess.agent.in.flush()
+	s.open()[0].agent.in.flush()
 	close(speak)
 	<-spoken
 	if n := s.Stats().FromAgent.Messages[ssmstream.OutputStreamData]; n != 3 {
@@ -292,6 +287,22 @@ func TestPausedAgentKeepsOutputUntilTheClientSpeaks(t *testing.T) {
 	if m := c.awaitPayload(ssmstream.PayloadOutput); string(m.Payload) != "kept" {
 		t.Errorf("output %q", m.Payload)
 	}
+}
+
+// settled waits until the agents have every acknowledgement.
+func settled(t testing.TB, s *Server) {
+	t.Helper()
+	eventually(t, func() bool {
+		for _, sess := range s.open() {
+			sess.agent.mu.Lock()
+			kept := sess.agent.out.count
+			sess.agent.mu.Unlock()
+			if kept > 0 {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // eventually waits for a counter that no message announces.
