@@ -187,6 +187,7 @@ func (s *Stream) announce(cause error) (done func(resumed bool)) {
 // stream is over.
 func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	s.mu.Lock()
+	s.connects++
 	now := time.Now()
 	s.live = newLiveness(now)
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)

@@ -3,10 +3,14 @@ package ssmstream
 import "time"
 
 const (
-	// RFC 6298 section 2.1 starts at 1 s; its minimum of 1 s (2.4) guards
-	// against delayed acknowledgements, which this protocol does not have.
-	initialRTO = time.Second
-	minRTO     = 200 * time.Millisecond
+	initialRTO = time.Second // RFC 6298 section 2.1
+
+	// minVariation takes the place of RFC 6298's clock granularity G and of its
+	// minimum of 1 s (2.3, 2.4), which guards against delayed acknowledgements:
+	// this protocol has none. As in Linux it is added to the round trip: a
+	// steady path has next to no variation, and a timeout at the round trip
+	// itself would fire for nothing.
+	minVariation = 200 * time.Millisecond
 
 	// maxRTO is below RFC 6298's 60 s: the path under us is TCP, which keeps
 	// the peace; what is probed for is an agent that was away and is back.
@@ -34,7 +38,7 @@ func (e *rttEstimator) sample(r time.Duration) {
 func (e *rttEstimator) rto() time.Duration {
 	rto := initialRTO
 	if e.srtt != 0 {
-		rto = max(e.srtt+4*e.rttvar, minRTO)
+		rto = e.srtt + max(4*e.rttvar, minVariation)
 	}
 	return min(rto<<min(e.backoff, 16), maxRTO)
 }

@@ -130,7 +130,7 @@ func TestTimeoutSendsAgainFromTheOldestOn(t *testing.T) {
 		t.Fatalf("timer at %v, want %v: RFC 6298 2.1", s.timerAt.Sub(start), initialRTO)
 	}
 	s.acknowledge(1, start.Add(50*time.Millisecond))
-	if want := start.Add(50*time.Millisecond + minRTO); !s.timerAt.Equal(want) {
+	if want := start.Add(50*time.Millisecond + 50*time.Millisecond + minVariation); !s.timerAt.Equal(want) {
 		t.Fatalf("timer at %v, want the round trip's from the last acknowledgement on", s.timerAt.Sub(start))
 	}
 	now := s.timerAt
@@ -138,7 +138,7 @@ func TestTimeoutSendsAgainFromTheOldestOn(t *testing.T) {
 	if got := popped(t, s, now); !slices.Equal(got, []int64{0, 2}) {
 		t.Fatalf("sent %v again, want what is unacknowledged, in order", got)
 	}
-	if want := now.Add(2 * minRTO); !s.timerAt.Equal(want) {
+	if want := now.Add(2 * (50*time.Millisecond + minVariation)); !s.timerAt.Equal(want) {
 		t.Errorf("timer at %v, want twice as long: RFC 6298 5.5", s.timerAt.Sub(now))
 	}
 }
@@ -212,6 +212,13 @@ func TestRTTFollowsRFC6298(t *testing.T) {
 	e.sample(200 * time.Millisecond) // 2.3: rttvar = 3/4*50 + 1/4*100, srtt = 7/8*100 + 1/8*200
 	if e.rttvar != 62500*time.Microsecond || e.srtt != 112500*time.Microsecond {
 		t.Errorf("srtt %v rttvar %v", e.srtt, e.rttvar)
+	}
+	steady := rttEstimator{}
+	for range 100 {
+		steady.sample(300 * time.Millisecond)
+	}
+	if steady.rto() != 500*time.Millisecond {
+		t.Errorf("a steady path times out after %v", steady.rto())
 	}
 	e.backoff = 30
 	if e.rto() != maxRTO {

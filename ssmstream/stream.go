@@ -57,6 +57,7 @@ type Stream struct {
 	recent     recentAcks
 	pongs      []string // payloads of pings to be answered
 	live       liveness
+	connects   int  // connections opened so far
 	reading    bool // the read loop waits for frames, not for room
 	ready      bool // data may flow
 	answered   bool // the handshake response has been pushed
@@ -102,6 +103,18 @@ func Dial(ctx context.Context, g Grant, cfg Config) (*Stream, error) {
 	if cfg.DialTLS == nil {
 		return nil, errors.New("ssmstream: Config.DialTLS is required")
 	}
+	life, cancel := context.WithCancel(context.Background())
+	s := newStream(g, cfg, cancel)
+	go s.run(life, g) // ends when the stream fails or is closed
+
+	if err := s.awaitReady(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func newStream(g Grant, cfg Config, cancel context.CancelFunc) *Stream {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -121,6 +134,7 @@ func Dial(ctx context.Context, g Grant, cfg Config) (*Stream, error) {
 		ended:    make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		flag:     -1,
+		cancel:   cancel,
 	}
 	if u, err := url.Parse(g.StreamURL); err == nil {
 		s.remote = Addr(u.Host)
@@ -132,15 +146,7 @@ func Dial(ctx context.Context, g Grant, cfg Config) (*Stream, error) {
 	for _, c := range []*sync.Cond{&s.changed, &s.readable, &s.writable, &s.roomy} {
 		c.L = &s.mu
 	}
-	life, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	go s.run(life, g) // ends when the stream fails or is closed
-
-	if err := s.awaitReady(ctx); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return s
 }
 
 func (s *Stream) awaitReady(ctx context.Context) error {

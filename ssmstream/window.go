@@ -8,7 +8,7 @@ const (
 	// behind a copy does not feel it.
 	targetDelay = 60 * time.Millisecond
 
-	initialWindow = 20 * (MaxPayload + payloadOffset)
+	initialWindow = 32 * (MaxPayload + payloadOffset)
 	minWindow     = 12 * (MaxPayload + payloadOffset)
 	maxWindow     = 1900 * (MaxPayload + payloadOffset) // above the 2 MiB of an SSH channel's own window
 
