@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
+
 	"ssmproxy/ssmstream"
 	"ssmproxy/ssmstream/ssmtest"
 )
@@ -173,7 +175,7 @@ func TestClosedErrorOutputEndsNothing(t *testing.T) {
 	}
 	r, w := pipe(t)
 	r.Close()
-	p := startCommandWith(t, w, s.Env(), path, "-v", instance)
+	p := startCommandOn(t, stdio{stderr: w}, s.Env(), path, "-v", instance)
 	p.expect([]byte(banner))
 	p.send([]byte("alive"))
 	p.expect([]byte("alive"))
@@ -441,5 +443,27 @@ func TestNothingIsSentEarly(t *testing.T) {
 	p.endsQuietly()
 	if st := s.Stats(); st.EarlyData != 0 || st.FromClient.Messages[ssmstream.InputStreamData] == 0 {
 		t.Errorf("%d messages before the handshake's end", st.EarlyData)
+	}
+}
+
+func TestStartedByHandSaysWhatItIsFor(t *testing.T) {
+	t.Parallel()
+	path, err := product()
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	defer tty.Close()
+	p := startCommandOn(t, stdio{stdin: tty}, nil, path, "--region", "eu-west-1", instance)
+	if status := p.wait(); status != 2 {
+		t.Errorf("exit status %d, want 2", status)
+	}
+	p.expectEnd()
+	for _, words := range []string{"ssmproxy: this is for ssh to start", "Host i-* mi-*\n", "ProxyCommand ssmproxy --region eu-west-1 %h %p\n"} {
+		p.says(words)
 	}
 }

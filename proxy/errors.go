@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 
@@ -80,6 +81,8 @@ func (s situation) explainStream(err error) error {
 	case errors.Is(err, ssmstream.ErrHandshake):
 		return errorWithHint(err, fmt.Sprintf("%s does not answer, although Session Manager counts it as connected", s.target.id),
 			"the agent may be overloaded, restarting, or older than 2.3.672.0; try again, or restart amazon-ssm-agent")
+	case err == io.ErrUnexpectedEOF:
+		return errorWithHint(err, "the service closed the data channel without a word", "try again; -v shows how far it came")
 	case errors.Is(err, ssmstream.ErrUpgradeRefused):
 		return errorWithHint(err, "the service refused to open the session's data channel",
 			"the policy of this user or role needs the statement "+policyStatement)

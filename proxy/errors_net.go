@@ -18,7 +18,10 @@ import (
 // explainNetwork words what stands between here and the service.
 func (s situation) explainNetwork(err error) error {
 	if e, ok := errors.AsType[*proxyError](err); ok {
-		return s.explainProxy(err, e)
+		return explainProxy(err, e)
+	}
+	if e := sdkProxyError(err); e != nil {
+		return explainProxy(err, e)
 	}
 	if isTLSFailure(err) {
 		return explainTLS(err)
@@ -45,7 +48,36 @@ func (s situation) explainNetwork(err error) error {
 	return nil
 }
 
-func (s situation) explainProxy(err error, e *proxyError) error {
+// sdkProxyError recognizes a proxy's failure in an error of the SDK's own calls,
+// where net/http leaves an operation's name or the status text of the answer
+// to CONNECT.
+func sdkProxyError(err error) *proxyError {
+	call, ok := errors.AsType[*url.Error](err)
+	if !ok {
+		return nil
+	}
+	u, parseErr := url.Parse(call.URL)
+	if parseErr != nil {
+		return nil
+	}
+	via, proxyErr := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if proxyErr != nil || via == nil {
+		return nil
+	}
+	e := &proxyError{addr: via.Host, err: call.Err}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "proxyconnect" || op.Op == "socks connect") {
+		return e
+	}
+	for status := 400; status < 600; status++ {
+		if text := http.StatusText(status); text != "" && call.Err.Error() == text {
+			e.status = status
+			return e
+		}
+	}
+	return nil
+}
+
+func explainProxy(err error, e *proxyError) error {
 	const settings = "HTTPS_PROXY names the proxy, NO_PROXY the hosts to be reached without it"
 	switch {
 	case e.status == http.StatusProxyAuthRequired:

@@ -105,11 +105,13 @@ func start(t *testing.T, env []string, args ...string) *process {
 
 func startCommand(t *testing.T, env []string, command ...string) *process {
 	t.Helper()
-	return startCommandWith(t, nil, env, command...)
+	return startCommandOn(t, stdio{}, env, command...)
 }
 
-// startCommandWith gives the command stderr, where that is not nil.
-func startCommandWith(t *testing.T, stderr *os.File, env []string, command ...string) *process {
+// stdio is what a command gets in place of the process's own pipes.
+type stdio struct{ stdin, stderr *os.File }
+
+func startCommandOn(t *testing.T, files stdio, env []string, command ...string) *process {
 	t.Helper()
 	p := &process{T: t, stderr: &recorder{grown: make(chan struct{})}, exited: make(chan struct{})}
 	p.cmd = exec.Command(command[0], command[1:]...)
@@ -125,8 +127,11 @@ func startCommandWith(t *testing.T, stderr *os.File, env []string, command ...st
 	stdout, out := pipe(t)
 	p.stdin, p.stdout = stdin, stdout
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, out, p.stderr
-	if stderr != nil {
-		p.cmd.Stderr = stderr
+	if files.stdin != nil {
+		p.cmd.Stdin = files.stdin
+	}
+	if files.stderr != nil {
+		p.cmd.Stderr = files.stderr
 	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

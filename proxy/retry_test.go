@@ -145,3 +145,45 @@ func TestAnswerOnItsWayIsAwaitedWhenNobodyWantsItAnyMore(t *testing.T) {
 		}
 	})
 }
+
+// aheadService's clock is an hour ahead, and it minds.
+type aheadService struct{ calls int }
+
+func (s *aheadService) Do(r *http.Request) (*http.Response, error) {
+	s.calls++
+	now := time.Now().Add(time.Hour).UTC()
+	resp := reply(200, `{"SessionId":"s","TokenValue":"t","StreamUrl":"wss://example.com/v1/data-channel/s"}`)
+	if signed, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date")); err != nil || signed.Sub(now).Abs() > 5*time.Minute {
+		resp = reply(400, `{"__type":"InvalidSignatureException","message":"Signature expired: it is now earlier than it was"}`)
+	}
+	resp.Header.Set("Date", now.Format(http.TimeFormat))
+	return resp, nil
+}
+
+func TestWrongClockIsCorrectedForTheUpgradeToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &aheadService{}
+		c := clientFor(s, "https://ssm.example.com")
+		if _, err := c.startSession(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "GET", "https://ssmmessages.example.com/v1/data-channel/s?b=2&a=1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SignUpgrade(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		signed, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+		if ahead := signed.Sub(time.Now()); err != nil || (ahead-time.Hour).Abs() > time.Minute {
+			t.Errorf("signed %v ahead, %v", ahead, err)
+		}
+		if got := r.URL.String(); got != "https://ssmmessages.example.com/v1/data-channel/s?b=2&a=1" {
+			t.Errorf("the URL became %s", got)
+		}
+		if s.calls != 2 {
+			t.Errorf("%d calls, want 2", s.calls)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"ssmproxy/ssmstream"
@@ -58,6 +59,9 @@ type session struct {
 	stdout *os.File
 	start  time.Time
 	over   bool // the service's session is known to have ended
+
+	stands atomic.Bool // the stream has carried data or could
+	lost   atomic.Bool // the person was told so, and not yet that it is back
 }
 
 // run does it all. Its error has been told to the person.
@@ -95,10 +99,29 @@ func (s *session) run(ctx context.Context, o Options, t target) error {
 // report tells the person what went wrong, with -v in AWS's own words too.
 func (s *session) report(err error) error {
 	s.ui.fail(err)
+	s.log.Debug("failed", "error", plainError(err)) // for the file: -v has shown it
 	if cause := errors.Unwrap(err); cause != nil && plainError(cause) != plainError(err) {
 		s.log.Info("in full", "error", plainError(cause))
 	}
 	return err
+}
+
+// notice passes on what the stream says, to the log file too. Connections that
+// come and go before the stream stands are nothing to a person who waits for it.
+func (s *session) notice(n ssmstream.Notice, text string) {
+	s.log.Debug("notice", "kind", int(n), "text", text)
+	switch n {
+	case ssmstream.NoticeLost:
+		if !s.stands.Load() {
+			return
+		}
+		s.lost.Store(true)
+	case ssmstream.NoticeResumed:
+		if !s.lost.Swap(false) {
+			return
+		}
+	}
+	s.ui.notice(n, text)
 }
 
 // connect returns a stream that carries data. Both results are nil where
@@ -133,11 +156,12 @@ func (s *session) connect(ctx context.Context) (*ssmstream.Stream, error) {
 		DialTLS: d.DialTLS,
 		Signer:  s.client,
 		Resumer: s.client,
-		Notify:  s.ui.notice,
+		Notify:  s.notice,
 		Logger:  s.log,
 	})
 	switch {
 	case err == nil:
+		s.stands.Store(true)
 		s.log.Info("stream open", took(start), "since start", time.Since(s.start))
 		return stream, nil
 	case ctx.Err() != nil:

@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +31,9 @@ func fails(t *testing.T, status int, env, args []string, words ...string) {
 		if !strings.HasPrefix(line, "ssmproxy: ") || strings.HasSuffix(line, ".\n") {
 			t.Errorf("line %q is not in the style of the house", line)
 		}
+	}
+	if strings.Contains(text, "hunter2") {
+		t.Errorf("a password is in %q", text)
 	}
 	for rest := text; len(words) > 0; words = words[1:] {
 		_, after, found := strings.Cut(rest, words[0])
@@ -169,6 +175,8 @@ func TestServiceThatRefuses(t *testing.T) {
 			[]string{"ssmproxy: the certificate presented for 127.0.0.1:", " is not trusted\n", "hint: where a proxy inspects TLS, AWS_CA_BUNDLE"}},
 		{"upgrade", ssmtest.Config{RefuseSigned: true, RefuseUnsigned: true}, nil, nil,
 			[]string{"ssmproxy: the service refused to open the session's data channel\n", "hint: ", "ssmmessages:OpenDataChannel"}},
+		{"gateway that is not there", ssmtest.Config{}, []string{"AWS_ENDPOINT_URL_SSMMESSAGES=https://127.0.0.1:1"}, nil,
+			[]string{"ssmproxy: 127.0.0.1:1 refuses connections\n", "hint: "}},
 		{"data channel without TLS", ssmtest.Config{}, []string{"AWS_ENDPOINT_URL_SSMMESSAGES=http://127.0.0.1:1"}, nil,
 			[]string{"ssmproxy: AWS_ENDPOINT_URL_SSMMESSAGES must be an https:// address"}},
 	} {
@@ -272,13 +280,75 @@ func TestStreamURLThatIsNotWSSIsRefused(t *testing.T) {
 		fmt.Fprint(w, `{"SessionId":"me-0123","TokenValue":"t","StreamUrl":"ws://127.0.0.1:1/v1/data-channel/me-0123"}`)
 	}))
 	t.Cleanup(srv.Close)
-	bundle := filepath.Join(t.TempDir(), "ca.pem")
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	if err := os.WriteFile(bundle, ca, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	env := []string{"AWS_ENDPOINT_URL_SSM=" + srv.URL, "AWS_CA_BUNDLE=" + bundle, "AWS_REGION=eu-west-1",
+	env := []string{"AWS_ENDPOINT_URL_SSM=" + srv.URL, "AWS_CA_BUNDLE=" + certificateFile(t, srv), "AWS_REGION=eu-west-1",
 		"AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=x"}
 	fails(t, 1, env, []string{instance}, "ssmproxy: the service sent a StreamUrl of scheme \"ws\", only wss is safe\n")
 	<-terminated
+}
+
+// Every byte goes through a proxy that wants a password and alone knows where
+// example.com is.
+func TestEverythingGoesThroughHTTPSProxy(t *testing.T) {
+	t.Parallel()
+	s, _ := newService(t, ssmtest.Config{RefuseUnsigned: true})
+	far, err := url.Parse(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CACertPool()}}
+	t.Cleanup(transport.CloseIdleConnections)
+	front := httptest.NewTLSServer(&httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(far)
+			r.Out.Host = r.In.Host // it is signed
+		},
+	})
+	t.Cleanup(front.Close)
+	l := listen(t)
+	asked := connectProxy(t, l, basicAuth)
+	there := "example.com:" + portOf(front.Listener.Addr().String())
+	env := append(s.Env(),
+		"AWS_ENDPOINT_URL_SSM=https://"+there,
+		"AWS_ENDPOINT_URL_SSMMESSAGES=https://"+there,
+		"AWS_CA_BUNDLE="+certificateFile(t, front),
+		"HTTPS_PROXY=http://user:p%3Aw@"+l.Addr().String())
+	p := start(t, env, instance)
+	p.expect([]byte(banner))
+	p.stdin.Close()
+	p.endsQuietly()
+	idle(t, s)
+	for len(asked) > 0 {
+		if r := <-asked; r.Host != there {
+			t.Errorf("the proxy was asked for %s", r.Host)
+		}
+	}
+}
+
+func TestProxyOfTheAWSCallsIsExplained(t *testing.T) {
+	t.Parallel()
+	l := listen(t)
+	connectProxy(t, l, basicAuth)
+	for _, test := range []struct{ proxy, want string }{
+		{"127.0.0.1:1", "ssmproxy: no connection through the proxy 127.0.0.1:1: connection refused\n"},
+		{l.Addr().String(), "ssmproxy: the proxy " + l.Addr().String() + " asks for a user name and password\n"},
+	} {
+		t.Run(test.want, func(t *testing.T) {
+			t.Parallel()
+			env := append(settings(t, "", ""), "AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY=x", "AWS_REGION=eu-west-1",
+				"AWS_ENDPOINT_URL_SSM=https://example.com", "HTTPS_PROXY=http://me:hunter2@"+test.proxy)
+			fails(t, 1, env, []string{"-v", instance}, test.want, "ssmproxy: hint: ")
+		})
+	}
+}
+
+// certificateFile is a PEM file that vouches for the server.
+func certificateFile(t *testing.T, srv *httptest.Server) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	if err := os.WriteFile(file, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
