@@ -11,6 +11,7 @@ import (
 const (
 	defaultDocument = "AWS-StartSSHSession"
 	defaultPort     = "22"
+	maxReason       = 256 // characters, as StartSession takes them
 )
 
 // Options say which session to open, and how. The zero value of every field

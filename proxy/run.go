@@ -3,11 +3,13 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"ssmproxy/ssmstream"
 )
@@ -30,6 +32,9 @@ func Run(ctx context.Context, o Options, stdin, stdout, stderr *os.File) int {
 	u := &ui{w: stderr}
 	o = o.withDefaults()
 	t, err := parseTarget(o.Host, o.Port)
+	if n := utf8.RuneCountInString(o.Reason); err == nil && n > maxReason {
+		err = usage(fmt.Sprintf("the reason is %d characters long, %d are allowed", n, maxReason))
+	}
 	if err == nil && (isTerminal(stdin) || isTerminal(stdout)) {
 		err = byHand(o)
 	}

@@ -60,6 +60,7 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{instance, "0"}, "ssmproxy: port \"0\" is not a number from 1 to 65535\n"},
 		{[]string{"--", "-oProxyCommand=x", "22"}, "ssmproxy: host \"-oProxyCommand=x\" looks like a flag\nssmproxy: hint: "},
 		{[]string{"-oProxyCommand=x", "22"}, "ssmproxy: unknown flag --oProxyCommand\n"},
+		{[]string{"--reason", strings.Repeat("é", 257), instance}, "ssmproxy: the reason is 257 characters long, 256 are allowed\n"},
 		{[]string{"web"}, "ssmproxy: \"web\" is not an instance ID\nssmproxy: hint: "},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
