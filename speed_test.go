@@ -172,4 +172,3 @@ func median(values []float64) float64 {
 	}
 	return sorted[len(sorted)/2]
 }
-
