@@ -56,7 +56,7 @@ type reconnector struct {
 	stream *Stream
 	grant  *Grant // not used yet; nil: ask for one
 
-	opened   bool      // a channel has been open
+	opened   bool      // the service has been heard on a channel
 	cause    error     // why the last connection broke, or could not be made
 	lost     time.Time // when the last good connection broke
 	attempts int       // since a connection that was good
@@ -69,6 +69,7 @@ func (r *reconnector) broken(ch *channel, err error) {
 	r.stream.mu.Lock()
 	defer r.stream.mu.Unlock()
 	r.cause = err
+	r.opened = r.opened || ch.heard
 	idled := ch.heard && time.Since(ch.opened) > idleProof && !errors.Is(err, errSilentAgent)
 	if ch.proven || idled {
 		r.attempts, r.lost = 0, time.Now()
@@ -90,6 +91,8 @@ func (r *reconnector) connect(ctx context.Context) (ch *channel, err error) {
 		switch {
 		case r.grant == nil && s.cfg.Resumer == nil:
 			return nil, r.failed("connection to the service lost")
+		case !r.opened && r.attempts >= openAttempts:
+			return nil, r.failed("the service closes the data channel as soon as it is open")
 		case time.Since(r.lost) > s.cfg.ResumeTimeout:
 			return nil, r.failed(fmt.Sprintf("connection to the service lost and not resumed within %s", s.cfg.ResumeTimeout))
 		}
@@ -98,7 +101,6 @@ func (r *reconnector) connect(ctx context.Context) (ch *channel, err error) {
 		}
 		ch, err := r.attempt(ctx)
 		if err == nil {
-			r.opened = true
 			return ch, nil
 		}
 		r.cause = err

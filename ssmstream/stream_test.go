@@ -521,3 +521,16 @@ func TestAcknowledgementsAreTakenBesideAStalledReader(t *testing.T) {
 		}
 	})
 }
+
+func TestDialGivesUpOnAServiceThatClosesAtOnce(t *testing.T) {
+	inBubble(t, scripts(func(*peer) {}), func(t *testing.T, s *service) {
+		began := time.Now()
+		_, err := Dial(t.Context(), grant, s.config())
+		if err == nil || !strings.Contains(err.Error(), "closes the data channel") || time.Since(began) > 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		if n := s.noticed(); len(n) != 0 {
+			t.Errorf("notices %v of a connection that never was", n)
+		}
+	})
+}
