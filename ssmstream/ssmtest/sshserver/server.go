@@ -4,7 +4,6 @@
 package sshserver
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -17,7 +16,7 @@ import (
 
 // Config says who may log in, and what they find.
 type Config struct {
-	// AuthorizedKey is the one key that may log in. Required.
+	// AuthorizedKey may log in. Without one nobody may, until Server.Authorize.
 	AuthorizedKey ssh.PublicKey
 
 	// Dir is the home directory of whoever logs in: an existing, absolute
@@ -30,10 +29,19 @@ type Config struct {
 }
 
 func (c Config) validate() error {
-	if c.AuthorizedKey == nil || c.Dir == "" {
-		return errors.New("sshserver: AuthorizedKey and Dir are required")
+	if c.Dir == "" {
+		return errors.New("sshserver: Dir is required")
 	}
 	return nil
+}
+
+// authorized holds the configuration's key. An sshd reads it from path.
+func (c Config) authorized(path string) (*authorizedKeys, error) {
+	a := &authorizedKeys{path: path}
+	if c.AuthorizedKey == nil {
+		return a, a.writeLocked()
+	}
+	return a, a.add(c.AuthorizedKey)
 }
 
 // Server is a running SSH server. Its fields are set before it is returned and
@@ -44,7 +52,8 @@ type Server struct {
 	User    string        // a login name that it accepts
 	Name    string        // what it is, for a person: "OpenSSH_9.2p1", "in-process"
 
-	close func() error
+	authorized *authorizedKeys
+	close      func() error
 }
 
 // Close stops the server and returns when everything that ran for a client has
@@ -54,7 +63,7 @@ type Server struct {
 func (s *Server) Close() error { return s.close() }
 
 // Listen starts an SSH server inside this process. It accepts any user name
-// with the authorized key, and knows exec, shells on a pty, window changes,
+// with an authorized key, and knows exec, shells on a pty, window changes,
 // signals, sftp and direct-tcpip (ssh -L, -D and -W). Commands run as the user
 // of this process.
 func Listen(config Config) (*Server, error) {
@@ -73,10 +82,13 @@ func Listen(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	authorized := config.AuthorizedKey.Marshal()
+	authorized, err := config.authorized("")
+	if err != nil {
+		return nil, err
+	}
 	settings := &ssh.ServerConfig{
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if !bytes.Equal(key.Marshal(), authorized) {
+			if !authorized.has(key) {
 				return nil, errors.New("unknown key")
 			}
 			return nil, nil
@@ -87,11 +99,12 @@ func Listen(config Config) (*Server, error) {
 	l := &listener{config: config, settings: settings, ln: ln, conns: make(map[net.Conn]bool)}
 	l.wg.Go(l.accept)
 	return &Server{
-		Addr:    ln.Addr().String(),
-		HostKey: hostKey.PublicKey(),
-		User:    "demo",
-		Name:    "in-process SSH server",
-		close:   l.shutdown,
+		Addr:       ln.Addr().String(),
+		HostKey:    hostKey.PublicKey(),
+		User:       "demo",
+		Name:       "in-process SSH server",
+		authorized: authorized,
+		close:      l.shutdown,
 	}, nil
 }
 

@@ -324,3 +324,38 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAuthorizedLaterMayLogInUntilRevoked(t *testing.T) {
+	t.Parallel()
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			signer := newSigner(t, t.TempDir())
+			s := start(t, Config{Dir: t.TempDir()})
+			defer s.Close()
+			login := func() error {
+				client, err := dial(s, signer)
+				if err == nil {
+					client.Close()
+				}
+				return err
+			}
+			if login() == nil {
+				t.Error("logged in before")
+			}
+			revoke, err := s.Authorize(signer.PublicKey())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := login(); err != nil {
+				t.Error(err)
+			}
+			if err := revoke(); err != nil {
+				t.Fatal(err)
+			}
+			if login() == nil {
+				t.Error("logged in afterwards")
+			}
+		})
+	}
+}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // privilegeSeparation is where an sshd that runs as root insists on finding an
@@ -65,8 +63,8 @@ func StartSSHD(config Config, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	authorized := filepath.Join(dir, "authorized_keys")
-	if err := os.WriteFile(authorized, ssh.MarshalAuthorizedKey(config.AuthorizedKey), 0o600); err != nil {
+	authorized, err := config.authorized(filepath.Join(dir, "authorized_keys"))
+	if err != nil {
 		return nil, err
 	}
 
@@ -83,7 +81,7 @@ func StartSSHD(config Config, dir string) (*Server, error) {
 		}
 		name, stop, err := runSSHD(path, file, addr)
 		if err == nil {
-			return &Server{Addr: addr, HostKey: hostKey, User: me.Username, Name: name, close: stop}, nil
+			return &Server{Addr: addr, HostKey: hostKey, User: me.Username, Name: name, authorized: authorized, close: stop}, nil
 		}
 		if try == 5 || !errors.Is(err, errPortTaken) {
 			return nil, err
