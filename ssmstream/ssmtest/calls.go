@@ -44,6 +44,8 @@ var calls = map[string]call{
 	"AmazonSSM.ResumeSession":               {"ssm", "ssm:ResumeSession", (*Server).callResumeSession},
 	"AmazonSSM.TerminateSession":            {"ssm", "ssm:TerminateSession", (*Server).callTerminateSession},
 	"AmazonSSM.DescribeInstanceInformation": {"ssm", "ssm:DescribeInstanceInformation", (*Server).callDescribeInstanceInformation},
+
+	"AWSEC2InstanceConnectService.SendSSHPublicKey": {"ec2-instance-connect", "ec2-instance-connect:SendSSHPublicKey", (*Server).callSendSSHPublicKey},
 }
 
 const maxBody = 1 << 20

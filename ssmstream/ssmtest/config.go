@@ -32,6 +32,16 @@ type Config struct {
 	// Documents are session documents that exist besides AWS-StartSSHSession.
 	Documents []string
 
+	// KeyPushed is told of every public key that EC2 Instance Connect is given,
+	// before the call is answered: it is to let the key log in. The function
+	// that it returns is called once the key is good no longer, after
+	// KeyLifetime or on Close.
+	KeyPushed func(PushedKey) (expire func())
+
+	// KeyLifetime is how long a pushed key is good. 60 s when zero, as the
+	// service has it.
+	KeyLifetime time.Duration
+
 	// Denied are IAM actions that no policy of the caller allows, such as
 	// "ssm:ResumeSession".
 	Denied []string
@@ -116,6 +126,7 @@ type Node struct {
 	AgentVersion string // the server's when empty
 	IamRole      string
 	Tags         map[string]string
+	Stopped      bool // for EC2, whatever its PingStatus still says
 }
 
 // resourceType tells the two kinds of managed node apart, by their IDs.
@@ -138,6 +149,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.IdleTimeout == 0 {
 		c.IdleTimeout = 20 * time.Minute
+	}
+	if c.KeyLifetime == 0 {
+		c.KeyLifetime = time.Minute
 	}
 	if c.RefusalStatus == 0 {
 		c.RefusalStatus = http.StatusForbidden

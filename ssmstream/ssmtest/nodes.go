@@ -70,6 +70,12 @@ func (s *Server) callDescribeInstanceInformation(_ *Credentials, body []byte) (a
 	if err := s.permit("ssm:DescribeInstanceInformation", "arn:aws:ssm:"+s.Region()+":"+accountID+":*"); err != nil {
 		return nil, err
 	}
+	if len(in.Filters) > 0 && len(in.InstanceInformationFilterList) > 0 {
+		return nil, &CallError{Code: "ValidationException", Message: "Filters and InstanceInformationFilterList can't be used together."}
+	}
+	if mixed := slices.CompactFunc(slices.Clone(in.Filters), sameKind); len(mixed) > 1 {
+		return nil, &CallError{Code: "ValidationException", Message: "Tag filters can't be combined with other filter types."}
+	}
 	for _, f := range in.InstanceInformationFilterList { // the older form
 		in.Filters = append(in.Filters, nodeFilter{f.Key, f.ValueSet})
 	}
@@ -105,6 +111,10 @@ func (s *Server) callDescribeInstanceInformation(_ *Credentials, body []byte) (a
 	}
 	return out, nil
 }
+
+func (f nodeFilter) byTag() bool { return f.Key == "tag-key" || strings.HasPrefix(f.Key, "tag:") }
+
+func sameKind(a, b nodeFilter) bool { return a.byTag() == b.byTag() }
 
 func parsePageToken(token string, limit int) (int, *CallError) {
 	if token == "" {
@@ -145,8 +155,8 @@ func (f nodeFilter) predicate() (func(Node) bool, *CallError) {
 		return func(n Node) bool { return has(n.AgentVersion) }, nil
 	case "IamRole":
 		return func(n Node) bool { return has(n.IamRole) }, nil
-	case "ActivationIds", "AssociationStatus":
-		return func(Node) bool { return false }, nil // no node here has either
+	case "ActivationIds", "AssociationStatus", "SourceIds", "SourceTypes":
+		return func(Node) bool { return false }, nil // no node here has any
 	case "tag-key":
 		return func(n Node) bool {
 			return slices.ContainsFunc(f.Values, func(tag string) bool {

@@ -39,7 +39,8 @@ type Server struct {
 	mu       sync.Mutex
 	sessions map[string]*session // the ended ones too, by ID
 	managed  []Node              // Config.Nodes, until SetNodes
-	changed  chan struct{}       // closed and replaced when a session opens or ends
+	pushed   []PushedKey
+	changed  chan struct{} // closed and replaced when a session opens or ends
 	closed   bool
 }
 
@@ -167,6 +168,7 @@ func (s *Server) Env() []string {
 	c := s.keys.latest()
 	return []string{
 		"AWS_ENDPOINT_URL_SSM=" + s.URL(),
+		"AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT=" + s.URL(),
 		"AWS_ENDPOINT_URL_SSMMESSAGES=" + s.URL(), // so that nobody guesses the real host
 		"AWS_CA_BUNDLE=" + filepath.Join(s.dir, "ca.pem"),
 		"AWS_ACCESS_KEY_ID=" + c.AccessKeyID,

@@ -93,7 +93,10 @@ func TestDescribeInstanceInformation(t *testing.T) {
 		"online":      {[]types.InstanceInformationStringFilter{{Key: aws.String("PingStatus"), Values: []string{"Online"}}}, 22, 3},
 		"on premises": {[]types.InstanceInformationStringFilter{{Key: aws.String("ResourceType"), Values: []string{"ManagedInstance"}}}, 1, 1},
 		"both": {[]types.InstanceInformationStringFilter{
-			{Key: aws.String("tag:Name"), Values: []string{"web"}}, {Key: aws.String("PlatformTypes"), Values: []string{"Windows"}},
+			{Key: aws.String("PingStatus"), Values: []string{"ConnectionLost"}}, {Key: aws.String("PlatformTypes"), Values: []string{"Windows"}},
+		}, 1, 1},
+		"both tags": {[]types.InstanceInformationStringFilter{
+			{Key: aws.String("tag:Name"), Values: []string{"web"}}, {Key: aws.String("tag:Stage"), Values: []string{"prod", "test"}},
 		}, 1, 1},
 		"none": {[]types.InstanceInformationStringFilter{{Key: aws.String("tag:Name"), Values: []string{"Web"}}}, 0, 1},
 	} {
@@ -111,11 +114,15 @@ func TestDescribeInstanceInformation(t *testing.T) {
 			t.Errorf("%s: %d nodes on %d pages, want %d on %d", name, found, pages, test.nodes, test.pages)
 		}
 	}
-	_, err := api.DescribeInstanceInformation(t.Context(), &ssm.DescribeInstanceInformationInput{
-		Filters: []types.InstanceInformationStringFilter{{Key: aws.String("ComputerName"), Values: []string{"x"}}},
-	})
-	if err == nil || !strings.Contains(err.Error(), "InvalidFilterKey") {
-		t.Errorf("a key that there is not: %v", err)
+	for key, code := range map[string]string{"ComputerName": "InvalidFilterKey", "tag:Name": "Tag filters can't be combined"} {
+		_, err := api.DescribeInstanceInformation(t.Context(), &ssm.DescribeInstanceInformationInput{
+			Filters: []types.InstanceInformationStringFilter{
+				{Key: aws.String(key), Values: []string{"x"}}, {Key: aws.String("PingStatus"), Values: []string{"Online"}},
+			},
+		})
+		if err == nil || !strings.Contains(err.Error(), code) {
+			t.Errorf("filter by %s: %v, want %s", key, err, code)
+		}
 	}
 }
 
