@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -170,16 +171,33 @@ func TestUnknownSessionDoesNotExist(t *testing.T) {
 
 func TestStartSessionRateThrottles(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, Config{StartSessionRate: 3})
+	s := newServer(t, Config{StartSessionRate: 0.001})
 	api := sdk(t, s, nil)
-	throttled := 0
-	for range 8 {
-		if _, err := api.StartSession(t.Context(), sshInput(target)); err != nil {
-			throttled++
+	if _, err := api.StartSession(t.Context(), sshInput(target)); err != nil {
+		t.Error(err)
+	}
+	if _, err := api.StartSession(t.Context(), sshInput(target)); err == nil || !strings.Contains(err.Error(), "ThrottlingException: Rate exceeded") {
+		t.Errorf("second call: %v", err)
+	}
+}
+
+func TestBucketHoldsASecondsWorth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(5)
+		taken := func() (n int) {
+			for b.take() {
+				n++
+			}
+			return n
 		}
-	}
-	// A second's worth at once, and a few more while the loop runs.
-	if n := s.Stats().CallErrors["ThrottlingException"]; n != throttled || n == 0 || n > 5 {
-		t.Errorf("%d of 8 throttled, counted %d", throttled, n)
-	}
+		for _, step := range []struct {
+			wait time.Duration
+			want int
+		}{{0, 5}, {0, 0}, {time.Second / 2, 2}, {time.Hour, 5}} {
+			time.Sleep(step.wait)
+			if n := taken(); n != step.want {
+				t.Errorf("%d after %v, want %d", n, step.wait, step.want)
+			}
+		}
+	})
 }

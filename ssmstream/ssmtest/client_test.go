@@ -41,6 +41,9 @@ type client struct {
 	t    testing.TB
 	ws   *websocket.Conn
 	next int64 // number of its next stream message
+
+	seen map[int64]bool // numbers of the output that await has seen
+	data []byte         // port data that await has seen and awaitBytes not taken
 }
 
 // dial opens a data channel, signed, and returns what the upgrade was answered
@@ -73,7 +76,7 @@ func tryDial(t testing.TB, s *Server, g ssmstream.Grant, signer ssmstream.Signer
 		return nil, response, err
 	}
 	t.Cleanup(func() { ws.Close() })
-	c := &client{t: t, ws: ws}
+	c := &client{t: t, ws: ws, seen: make(map[int64]bool)}
 	c.open(g.Token)
 	return c, response, nil
 }
@@ -121,6 +124,7 @@ func (c *client) send(t ssmstream.PayloadType, payload []byte) int64 {
 	return c.next - 1
 }
 
+// acknowledge does not mind a channel that has ended meanwhile.
 func (c *client) acknowledge(m *ssmstream.Message, flags uint64) {
 	c.t.Helper()
 	payload, err := json.Marshal(ssmstream.Acknowledgement{
@@ -129,10 +133,11 @@ func (c *client) acknowledge(m *ssmstream.Message, flags uint64) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.write(&ssmstream.Message{
+	ack := ssmstream.Message{
 		Type: ssmstream.Acknowledge, CreatedDate: uint64(time.Now().UnixMilli()), Flags: flags,
 		ID: ssmstream.NewUUID(), Payload: payload,
-	})
+	}
+	c.ws.WriteMessage(websocket.BinaryMessage, ack.AppendTo(nil))
 }
 
 // receive returns the next message, whatever it is.
@@ -149,8 +154,8 @@ func (c *client) receive() (*ssmstream.Message, error) {
 	return m, nil
 }
 
-// await returns the next message of a type and skips what comes before it;
-// stream messages that it skips or returns are acknowledged.
+// await returns the next message of a type. Output is acknowledged, taken once
+// and, if it is the port's, kept for awaitBytes.
 func (c *client) await(want ssmstream.MessageType) *ssmstream.Message {
 	c.t.Helper()
 	for {
@@ -160,11 +165,29 @@ func (c *client) await(want ssmstream.MessageType) *ssmstream.Message {
 		}
 		if m.Type == ssmstream.OutputStreamData {
 			c.acknowledge(m, 3)
+			if c.seen[m.SequenceNumber] {
+				continue
+			}
+			c.seen[m.SequenceNumber] = true
+			if m.PayloadType == ssmstream.PayloadOutput {
+				c.data = append(c.data, m.Payload...)
+			}
 		}
 		if m.Type == want {
 			return m
 		}
 	}
+}
+
+// awaitBytes returns the next n bytes of the port.
+func (c *client) awaitBytes(n int) string {
+	c.t.Helper()
+	for len(c.data) < n {
+		c.await(ssmstream.OutputStreamData)
+	}
+	got := string(c.data[:n])
+	c.data = c.data[n:]
+	return got
 }
 
 // awaitPayload is await for a stream message with a payload type.
@@ -213,42 +236,6 @@ func (c *client) handshake() {
 	c.awaitPayload(ssmstream.PayloadHandshakeRequest)
 	c.send(ssmstream.PayloadHandshakeResponse, responsePayload(ssmstream.ActionSuccess))
 	c.awaitPayload(ssmstream.PayloadHandshakeComplete)
-}
-
-// sendSure sends data, again and again until it is acknowledged: the port may
-// not be there yet.
-func (c *client) sendSure(payload []byte) {
-	c.t.Helper()
-	m := input(c.next, ssmstream.PayloadOutput, payload)
-	c.next++
-	acked := make(chan struct{})
-	defer func() { <-acked }()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		defer close(acked)
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			if c.ws.WriteMessage(websocket.BinaryMessage, m.AppendTo(nil)) != nil {
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-stop:
-				return
-			}
-		}
-	}()
-	for {
-		got, err := c.receive()
-		if err != nil {
-			c.t.Fatalf("waiting for the acknowledgement of %d: %v", m.SequenceNumber, err)
-		}
-		if got.Type == ssmstream.Acknowledge && ackedBy(c.t, got) == m.SequenceNumber {
-			return
-		}
-	}
 }
 
 func flag(value uint32) []byte { return binary.BigEndian.AppendUint32(nil, value) }
@@ -304,14 +291,13 @@ func TestSessionEndToEnd(t *testing.T) {
 	_, g := s.StartSession("i-0123456789abcdef0")
 	c := dial(t, s, g)
 	c.handshake()
-	if m := c.awaitPayload(ssmstream.PayloadOutput); string(m.Payload) != greeting {
-		t.Errorf("greeting %q", m.Payload)
+	if got := c.awaitBytes(len(greeting)); got != greeting {
+		t.Errorf("greeting %q", got)
 	}
-	seq := c.send(ssmstream.PayloadOutput, []byte("hello\n"))
-	if m := c.awaitPayload(ssmstream.PayloadOutput); !bytes.Equal(m.Payload, []byte("hello\n")) {
-		t.Errorf("echo %q", m.Payload)
+	c.send(ssmstream.PayloadOutput, []byte("hello\n"))
+	if got := c.awaitBytes(6); got != "hello\n" {
+		t.Errorf("echo %q", got)
 	}
-	_ = seq
 	c.send(ssmstream.PayloadFlag, flag(ssmstream.FlagTerminateSession))
 	if m := c.await(ssmstream.ChannelClosed); !bytes.Contains(m.Payload, []byte(`"Output":""`)) {
 		t.Errorf("channel_closed %s", m.Payload)

@@ -116,7 +116,8 @@ func (s *Server) Random(d Direction, p float64, a Action) Fault {
 }
 
 // SetFaults makes these the faults at the relay, in place of any before them;
-// none heals it. Messages that are held back or delayed stay so.
+// none heals it. Messages that are held back or delayed stay so, and a call of
+// an earlier Fault may still be going on.
 func (s *Server) SetFaults(faults ...Fault) {
 	if len(faults) == 0 {
 		s.faults.current.Store(nil)

@@ -238,10 +238,13 @@ func TestSessionGoesOnAfterResume(t *testing.T) {
 	id, g := s.StartSession(target)
 	first := dial(t, s, g)
 	first.handshake()
-	first.awaitPayload(ssmstream.PayloadOutput)
+	first.awaitBytes(len(greeting))
+	settled(t, s)
 	s.CutAll()
-	if _, err := first.receive(); err == nil {
-		t.Error("not cut")
+	for {
+		if _, err := first.receive(); err != nil {
+			break
+		}
 	}
 	eventually(t, func() bool { return s.Stats().OpenChannels == 0 })
 	close(speak)
@@ -253,11 +256,11 @@ func TestSessionGoesOnAfterResume(t *testing.T) {
 	c := dial(t, s, g)
 	c.next = first.next
 	c.await(ssmstream.StartPublication)
-	if got := c.awaitBytes(19); string(got) != "while you were away" {
+	if got := c.awaitBytes(19); got != "while you were away" {
 		t.Errorf("output %q", got)
 	}
 	c.send(ssmstream.PayloadOutput, []byte("back"))
-	if got := c.awaitBytes(4); string(got) != "back" {
+	if got := c.awaitBytes(4); got != "back" {
 		t.Errorf("echo %q", got)
 	}
 	if st := s.Stats(); st.Resumed != 1 || st.Cuts != 1 {
@@ -271,7 +274,8 @@ func TestNewChannelTakesTheOldOnesPlace(t *testing.T) {
 	id, g := s.StartSession(target)
 	old := dial(t, s, g)
 	old.handshake()
-	old.awaitPayload(ssmstream.PayloadOutput)
+	old.awaitBytes(len(greeting))
+	settled(t, s)
 	g, err := s.Resumer(id).ResumeSession(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +289,7 @@ func TestNewChannelTakesTheOldOnesPlace(t *testing.T) {
 		}
 	}
 	c.send(ssmstream.PayloadOutput, []byte("mine"))
-	if got := c.awaitBytes(4); string(got) != "mine" {
+	if got := c.awaitBytes(4); got != "mine" {
 		t.Errorf("echo %q", got)
 	}
 }
@@ -301,7 +305,7 @@ func TestPresignedSessionCannotBeResumed(t *testing.T) {
 
 func TestIdleSessionIsEnded(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, Config{MuteAgent: true, IdleTimeout: 50 * time.Millisecond})
+	s := newServer(t, Config{MuteAgent: true, IdleTimeout: time.Second})
 	c := open(t, s)
 	if words := c.closedWords(); !strings.Contains(words, "inactivity") {
 		t.Errorf("closed with %q", words)

@@ -132,7 +132,7 @@ func (l *delayLine) write(p []byte, now time.Time) (int, error) {
 		case l.size >= l.link.capacity():
 			end := l.writeEnd
 			l.mu.Unlock()
-			if !end.IsZero() && time.Now().After(end) {
+			if !end.IsZero() && !time.Now().Before(end) {
 				return done, os.ErrDeadlineExceeded
 			}
 			wait(l.writable, end)
@@ -179,7 +179,7 @@ func (l *delayLine) read(p []byte) (int, error) {
 		case l.aborted:
 			l.mu.Unlock()
 			return 0, l.err
-		case !l.readEnd.IsZero() && now.After(l.readEnd):
+		case !l.readEnd.IsZero() && !now.Before(l.readEnd):
 			l.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		case len(l.chunks) > 0 && !now.Before(l.chunks[0].due):
