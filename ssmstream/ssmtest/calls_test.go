@@ -115,9 +115,10 @@ func TestCallsFailInTheServicesWords(t *testing.T) {
 			cfg:  Config{Nodes: []Node{{InstanceID: target, PingStatus: "ConnectionLost"}}},
 			code: "TargetNotConnected", words: target + " is not connected.",
 		},
-		"no ID":    {in: func(in *ssm.StartSessionInput) { in.Target = aws.String("web") }, code: "TargetNotConnected", words: "web is not connected."},
-		"document": {in: func(in *ssm.StartSessionInput) { in.DocumentName = aws.String("Mine") }, code: "InvalidDocument", words: "Mine"},
-		"port":     {in: func(in *ssm.StartSessionInput) { in.Parameters["portNumber"] = []string{"65536"} }, code: "InvalidParameters"},
+		"not among the targets": {cfg: Config{Targets: []string{"i-00000000000000000"}}, code: "TargetNotConnected"},
+		"no ID":                 {in: func(in *ssm.StartSessionInput) { in.Target = aws.String("web") }, code: "TargetNotConnected", words: "web is not connected."},
+		"document":              {in: func(in *ssm.StartSessionInput) { in.DocumentName = aws.String("Mine") }, code: "InvalidDocument", words: "Mine"},
+		"port":                  {in: func(in *ssm.StartSessionInput) { in.Parameters["portNumber"] = []string{"65536"} }, code: "InvalidParameters"},
 		"denied": {
 			cfg:  Config{Denied: []string{"ssm:StartSession"}},
 			code: "AccessDeniedException", words: "is not authorized to perform: ssm:StartSession on resource: arn:aws:ec2:eu-central-1:123456789012:instance/" + target + " because no identity-based policy allows the ssm:StartSession action",

@@ -25,9 +25,12 @@ type Config struct {
 	Regions []string
 
 	// Nodes are the managed nodes of the account, by which StartSession and
-	// DescribeInstanceInformation answer. Without any, every target that
-	// looks like an ID (i-… or mi-…) is connected.
+	// DescribeInstanceInformation answer. Without any, and without Targets,
+	// every target that looks like an ID (i-… or mi-…) is connected.
 	Nodes []Node
+
+	// Targets are the IDs of further nodes, which are online.
+	Targets []string
 
 	// Documents are session documents that exist besides AWS-StartSSHSession.
 	Documents []string

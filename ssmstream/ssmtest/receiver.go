@@ -2,6 +2,7 @@ package ssmtest
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"net"
 	"slices"
@@ -161,7 +162,7 @@ func (a *agent) acknowledge(m *ssmstream.Message) {
 	b := append(a.ack[:0], `{"AcknowledgedMessageType":"`...)
 	b = append(b, m.Type...)
 	b = append(b, `","AcknowledgedMessageId":"`...)
-	b = append(b, m.ID.String()...)
+	b = appendUUID(b, m.ID)
 	b = append(b, `","AcknowledgedMessageSequenceNumber":`...)
 	b = strconv.AppendInt(b, m.SequenceNumber, 10)
 	a.ack = append(b, `,"IsSequentialMessage":true}`...)
@@ -174,6 +175,15 @@ func (a *agent) acknowledge(m *ssmstream.Message) {
 	}
 	a.ackFrame = ack.AppendTo(a.ackFrame[:0])
 	a.sess.relay(ToClient, a.ackFrame)
+}
+
+// appendUUID appends what String returns, without its allocation.
+func appendUUID(b []byte, id ssmstream.UUID) []byte {
+	b = append(hex.AppendEncode(b, id[:4]), '-')
+	b = append(hex.AppendEncode(b, id[4:6]), '-')
+	b = append(hex.AppendEncode(b, id[6:8]), '-')
+	b = append(hex.AppendEncode(b, id[8:10]), '-')
+	return hex.AppendEncode(b, id[10:])
 }
 
 func (a *agent) handleAcknowledge(m *ssmstream.Message) {

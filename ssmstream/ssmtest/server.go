@@ -58,6 +58,9 @@ func NewServer(cfg Config) *Server {
 		changed:  make(chan struct{}),
 		done:     make(chan struct{}),
 	}
+	for _, id := range cfg.Targets {
+		cfg.Nodes = append(slices.Clip(cfg.Nodes), Node{InstanceID: id})
+	}
 	s.managed = withNodeDefaults(cfg.Nodes, cfg.AgentVersion)
 	s.faults.rng = rand.New(rand.NewPCG(cfg.Seed, cfg.Seed))
 	s.failures.rate = newBucket(cfg.StartSessionRate)
