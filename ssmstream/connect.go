@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	slowestRetry  = 4 * time.Second
 	openAttempts  = 4 // before the channel has ever been open
 	idleProof     = 5 * time.Second
+	ackMargin     = 10 * time.Millisecond // how long an acknowledgement may take beside the round trip
 	goodbyeWithin = 250 * time.Millisecond
 )
 
@@ -40,7 +42,10 @@ func (s *Stream) run(ctx context.Context, g Grant) {
 			r.broken(ch, err)
 		}
 		s.mu.Lock()
-		if ch == nil {
+		switch {
+		case ch == nil && s.flag >= 0 && errors.Is(err, ErrSessionOver):
+			s.finish(io.EOF) // as was asked for; the agent's answer is what got lost
+		case ch == nil:
 			s.finish(err)
 		}
 		over := s.err != nil
@@ -191,11 +196,12 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	s.mu.Lock()
 	s.connects++
 	now := time.Now()
+	underway := s.live.heard.Add(-s.send.rtt.srtt - ackMargin) // what was sent later may not have arrived
 	s.live = newLiveness(now)
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)
 	s.reading, s.paused, s.pongs = true, false, nil
 	s.send.reconnected()
-	s.acks = append(s.acks[:0], s.recent.all()...)
+	s.acks = append(s.acks[:0], s.recent.since(underway)...)
 	s.mu.Unlock()
 
 	// When the stream ends, a write that stands still must not hold that up.

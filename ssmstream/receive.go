@@ -16,24 +16,28 @@ type acknowledgement struct {
 
 // recentAcks remembers the last acknowledgements. What was on its way when a
 // connection broke may be lost, and the agent asks again for one of them every
-// 100 ms only: they are all repeated on the next connection.
+// 100 ms only: they are repeated on the next connection.
 type recentAcks struct {
 	last  [256]acknowledgement
+	times [256]time.Time
 	count int
 }
 
-func (r *recentAcks) add(a acknowledgement) {
-	r.last[r.count%len(r.last)] = a
+func (r *recentAcks) add(a acknowledgement, now time.Time) {
+	at := r.count % len(r.last)
+	r.last[at], r.times[at] = a, now
 	r.count++
 }
 
-// all returns them, oldest first.
-func (r *recentAcks) all() []acknowledgement {
-	var all []acknowledgement
+// since returns those that were owed at t or later, oldest first.
+func (r *recentAcks) since(t time.Time) []acknowledgement {
+	var recent []acknowledgement
 	for i := max(0, r.count-len(r.last)); i < r.count; i++ {
-		all = append(all, r.last[i%len(r.last)])
+		if at := i % len(r.last); !r.times[at].Before(t) {
+			recent = append(recent, r.last[at])
+		}
 	}
-	return all
+	return recent
 }
 
 // readLoop takes in the frames of one connection until it breaks.
@@ -159,7 +163,7 @@ func (s *Stream) receiveOutput(m *Message, now time.Time) {
 	a := acknowledgement{m.Type, m.ID, m.SequenceNumber}
 	if len(s.acks) < maxAcks { // else the agent asks again
 		s.acks = append(s.acks, a)
-		s.recent.add(a)
+		s.recent.add(a, now)
 	}
 	s.kick()
 }

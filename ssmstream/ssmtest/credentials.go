@@ -55,11 +55,12 @@ func (k *keyring) renew() Credentials {
 	return *c
 }
 
-func (k *keyring) expire() {
+// expire lets all credentials expire but the one with the given ID.
+func (k *keyring) expire(except string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, c := range k.known {
-		c.expired = true
+	for id, c := range k.known {
+		c.expired = c.expired || id != except
 	}
 }
 
@@ -89,8 +90,19 @@ func (s *Server) RenewCredentials() Credentials { return s.keys.renew() }
 // ExpireCredentials lets all credentials given out so far expire: calls with
 // them get ExpiredTokenException, upgrades 403, and data channels that were
 // signed with them are cut.
-func (s *Server) ExpireCredentials() {
-	s.keys.expire()
+func (s *Server) ExpireCredentials() { s.expireCredentials("") }
+
+// RotateCredentials is RenewCredentials, and ExpireCredentials for all that
+// were given out before: what a session meets whose role was assumed an hour
+// ago.
+func (s *Server) RotateCredentials() Credentials {
+	renewed := s.keys.renew()
+	s.expireCredentials(renewed.AccessKeyID)
+	return renewed
+}
+
+func (s *Server) expireCredentials(except string) {
+	s.keys.expire(except)
 	for _, c := range s.channels() {
 		if c.signed {
 			c.cut()
