@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -288,4 +289,39 @@ func TestFirstBytesAreSentAgainAtTheFirstOutput(t *testing.T) {
 		t.Errorf("sent again %v after the first output, want 20ms at most", best)
 	}
 	t.Logf("sent again %v after the first output", best)
+}
+
+func TestCopyGoesOnAcrossCuts(t *testing.T) {
+	t.Parallel()
+	need(t, "scp")
+	w := build(t, ssmtest.Config{})
+	data := randomBytes(10_000_000)
+	local := filepath.Join(w.home, "up")
+	if err := os.WriteFile(local, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var cutter sync.WaitGroup
+	cutter.Go(func() { // cuts after each megabyte, until the copy is done
+		for next := int64(1_000_000); ; next += 1_000_000 {
+			for w.service.Stats().InputBytes < next {
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+			w.service.CutAll()
+		}
+	})
+	run(t, w.command("scp", local, w.dest+":"+filepath.Join(w.remote, "up")))
+	close(done)
+	cutter.Wait()
+	got, err := os.ReadFile(filepath.Join(w.remote, "up"))
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d of %d bytes arrived, or other ones; %v", len(got), len(data), err)
+	}
+	if s := w.service.Stats(); s.Cuts < 5 || s.Resumed < 5 || s.Sessions != 1 {
+		t.Errorf("%d cuts, %d resumptions, %d sessions; want at least 5, 5, and 1", s.Cuts, s.Resumed, s.Sessions)
+	}
 }
