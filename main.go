@@ -22,8 +22,11 @@ func main() {
 	fs.SetOutput(io.Discard) // proxy words what is wrong
 	fs.StringVar(&o.Profile, "profile", "", "")
 	fs.StringVar(&o.Region, "region", "", "")
+	fs.StringVar(&o.User, "user", "", "")
+	fs.StringVar(&o.SendKey, "send-key", "", "")
 	fs.StringVar(&o.Document, "document", "", "")
 	fs.StringVar(&o.Reason, "reason", "", "")
+	fs.DurationVar(&o.Wait, "wait", 0, "")
 	fs.BoolVar(&o.Verbose, "v", false, "")
 	fs.StringVar(&o.LogFile, "log-file", "", "")
 	sshConfig := fs.Bool("ssh-config", false, "")

@@ -37,10 +37,10 @@ const (
 // client makes the AWS calls of one session.
 type client struct {
 	options Options
-	target  target
 	log     *slog.Logger
 
 	mu        sync.Mutex // guards what follows
+	target    target     // its ID is empty until findTarget, where HOST is a name
 	cfg       aws.Config // its region stays; its credentials are replaced by renew
 	api       *ssm.Client
 	loaded    time.Time     // when cfg was, by the monotonic clock and by the wall's
@@ -58,11 +58,19 @@ func newClient(ctx context.Context, o Options, t target, log *slog.Logger) (*cli
 	if c.cfg.Region == "" {
 		return nil, noRegion(o)
 	}
-	if e := c.api.Options().BaseEndpoint; e != nil && !strings.HasPrefix(strings.ToLower(*e), "https://") {
-		return nil, errorWithHint(nil, fmt.Sprintf("AWS_ENDPOINT_URL_SSM must be an https:// address, not %q", *e),
-			"it may also come from AWS_ENDPOINT_URL, or from endpoint_url in ~/.aws/config")
+	if err := mustBeHTTPS("AWS_ENDPOINT_URL_SSM", c.api.Options().BaseEndpoint); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// mustBeHTTPS refuses a service's own endpoint where it would do without TLS.
+func mustBeHTTPS(variable string, endpoint *string) error {
+	if endpoint == nil || strings.HasPrefix(strings.ToLower(*endpoint), "https://") {
+		return nil
+	}
+	return errorWithHint(nil, fmt.Sprintf("%s must be an https:// address, not %q", variable, *endpoint),
+		"it may also come from AWS_ENDPOINT_URL, or from endpoint_url in ~/.aws/config")
 }
 
 // load reads the configuration from its sources. The caller holds c.mu or is
@@ -100,6 +108,13 @@ func (c *client) ssm() *ssm.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.api
+}
+
+// node is the ID of the target, empty before findTarget where HOST is a name.
+func (c *client) node() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.target.id
 }
 
 // credentials returns what the calls are signed with, resolved once.
@@ -146,7 +161,7 @@ func (c *client) startOnce(ctx context.Context) (ssmstream.Grant, error) {
 	})()
 
 	in := &ssm.StartSessionInput{
-		Target:       aws.String(c.target.id),
+		Target:       aws.String(c.node()),
 		DocumentName: aws.String(c.options.Document),
 		Parameters:   map[string][]string{"portNumber": {c.target.port}},
 	}

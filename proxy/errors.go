@@ -55,7 +55,7 @@ func (s situation) explain(err error) error {
 		return hinted // worded where it happened
 	}
 	for _, explanation := range []func(error) error{
-		s.explainStream, s.explainSettings, s.explainCredentials, s.explainAPI, s.explainNetwork,
+		s.explainStream, s.explainSettings, s.explainCredentials, s.explainLookup, s.explainKey, s.explainAPI, s.explainNetwork,
 	} {
 		if explained := explanation(err); explained != nil {
 			return explained
@@ -73,13 +73,13 @@ func (s situation) explainStream(err error) error {
 	switch {
 	case isClosed && strings.Contains(strings.ToLower(closed.Output), "unable to connect to specified port"):
 		return errorWithHint(err,
-			fmt.Sprintf("nothing on %s accepts connections on port %s", s.target.id, s.target.port),
+			fmt.Sprintf("nothing on %s accepts connections on port %s", s.node(), s.target.port),
 			"is the SSH server (sshd) running there, and listening on that port?",
 			fmt.Sprintf("another port goes after the host: ssmproxy %s PORT, or Port in ~/.ssh/config", s.target.id))
 	case isClosed:
 		return errorWithHint(err, "the service closed the session: "+oneLine(strings.TrimSpace(closed.Output)))
 	case errors.Is(err, ssmstream.ErrHandshake):
-		return errorWithHint(err, fmt.Sprintf("%s does not answer, although Session Manager counts it as connected", s.target.id),
+		return errorWithHint(err, fmt.Sprintf("%s does not answer, although Session Manager counts it as connected", s.node()),
 			"the agent may be overloaded, restarting, or older than 2.3.672.0; try again, or restart amazon-ssm-agent")
 	case err == io.ErrUnexpectedEOF:
 		return errorWithHint(err, "the service closed the data channel without a word", "try again; -v shows how far it came")
@@ -111,8 +111,8 @@ func (s situation) explainAPI(err error) error {
 	}
 	switch code {
 	case "TargetNotConnected":
-		return errorWithHint(err, fmt.Sprintf("%s is not connected to Session Manager in %s", s.target.id, s.region),
-			"is the instance running, and the SSM agent on it (amazon-ssm-agent)?",
+		return errorWithHint(err, fmt.Sprintf("%s is not connected to Session Manager in %s%s", s.node(), s.region, s.waited()),
+			"is the instance running, and the SSM agent on it (amazon-ssm-agent)? --wait 2m waits for one that is starting",
 			"does its instance profile allow the agent in (policy AmazonSSMManagedInstanceCore), and can it reach the service?",
 			fmt.Sprintf("is it in %s, and in this account? --region and --profile choose others", s.region))
 	case "AccessDeniedException", "AccessDenied", "UnauthorizedOperation":
@@ -137,7 +137,7 @@ func (s situation) explainAPI(err error) error {
 	case "InvalidParameters", "ParameterNotFound":
 		return errorWithHint(err, fmt.Sprintf("session document %q does not take a port number", s.options.Document),
 			"a document for SSH has the parameter portNumber, like "+defaultDocument)
-	case "InternalServerError", "InternalServerException", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException":
+	case "InternalServerError", "InternalServerException", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException", "ServiceException":
 		return errorWithHint(err, fmt.Sprintf("the service failed at %s: %s", operation(err), code),
 			"try again; health.aws.amazon.com says how it is doing")
 	}
@@ -161,6 +161,9 @@ func (s situation) accessDenied(err error, message string) error {
 		need += " on " + resource
 	}
 	who = cmp.Or(who, "this user or role")
+	if operation(err) == "DescribeInstanceInformation" {
+		return errorWithHint(err, text, fmt.Sprintf("the policy of %s has to %s, for hosts given by name; the instance's ID needs no look-up", who, need))
+	}
 	switch {
 	case strings.Contains(why, "explicit deny"):
 		return errorWithHint(err, text, fmt.Sprintf("a policy forbids it to %s: %s", who, why))

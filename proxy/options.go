@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -17,13 +19,17 @@ const (
 // Options say which session to open, and how. The zero value of every field
 // but Host stands for its default.
 type Options struct {
-	Host string // an instance ID or a managed node ID
+	Host string // an instance ID, a managed node ID or a name; .REGION and .PROFILE may follow
 	Port string // 1 to 65535; "22" when empty
 
 	Profile  string // AWS profile; what the environment says when empty
 	Region   string // AWS region; what the environment or profile says when empty
 	Document string // session document; AWS-StartSSHSession when empty
 	Reason   string // recorded with the session, 256 characters at most
+
+	SendKey string        // a public key's file, or "agent": to be pushed before connecting
+	User    string        // the login name that SendKey is for
+	Wait    time.Duration // how long the instance may take to come online
 
 	Verbose bool   // say what happens on standard error
 	LogFile string // append the same in full detail to this file
@@ -47,6 +53,9 @@ func FlagError(err error) error {
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: "); ok {
 		return usage("flag "+longFlag(name)+" needs a value", help)
+	}
+	if text, ok := strings.CutSuffix(text, " for flag -wait: parse error"); ok {
+		return usage("--wait takes a time such as 90s or 2m: "+text, help)
 	}
 	return usage(text, help)
 }
@@ -83,8 +92,23 @@ func (o *Options) Positions(args []string) error {
 	return nil
 }
 
-// withDefaults fills in what was left out.
+// validate checks what goes together.
+func (o Options) validate() error {
+	switch {
+	case o.SendKey != "" && o.User == "":
+		return usage("--send-key needs --user, the login name on the instance",
+			"in ~/.ssh/config: ProxyCommand ssmproxy --send-key FILE --user %r %h %p")
+	case o.Wait < 0:
+		return usage(fmt.Sprintf("--wait %v is negative", o.Wait))
+	}
+	return nil
+}
+
+// withDefaults fills in what was left out, from HOST where that has it: flags
+// win over the host's name, and that over the environment.
 func (o Options) withDefaults() Options {
+	name, region, profile := splitHost(o.Host)
+	o.Host, o.Region, o.Profile = name, cmp.Or(o.Region, region), cmp.Or(o.Profile, profile)
 	if o.Port == "" {
 		o.Port = defaultPort
 	}

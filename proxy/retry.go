@@ -29,18 +29,29 @@ const (
 	faultAttempts = 3
 )
 
-// startSession asks for a session until it gets one or waiting is of no use.
-// Where ctx ends it stops, but not without the answer to a call that is on its
-// way; then it may return a grant although ctx is over.
-func (c *client) startSession(ctx context.Context) (ssmstream.Grant, error) {
+// startSession asks for a session until it gets one or trying again is of no
+// use. Where ctx ends it stops, but not without the answer to a call that is on
+// its way; then it may return a grant although ctx is over.
+func (c *client) startSession(ctx context.Context) (grant ssmstream.Grant, err error) {
+	err = c.insist(ctx, func(ctx context.Context) (err error) {
+		start := time.Now()
+		if grant, err = c.startOnce(ctx); err == nil {
+			c.log.Info("session started", "session", c.session(), took(start))
+		}
+		return err
+	})
+	return grant, err
+}
+
+// insist makes a call again where it was throttled, or failed by a fault that
+// may pass. It stops where ctx ends.
+func (c *client) insist(ctx context.Context, call func(context.Context) error) error {
 	begin := time.Now()
 	throttled, faults := 0, 0
 	for {
-		start := time.Now()
-		grant, err := c.startOnce(ctx)
+		err := call(ctx)
 		if err == nil {
-			c.log.Info("session started", "session", c.session(), took(start))
-			return grant, nil
+			return nil
 		}
 		var wait time.Duration
 		switch {
@@ -51,15 +62,15 @@ func (c *client) startSession(ctx context.Context) (ssmstream.Grant, error) {
 			wait = jitter(faultBase << faults)
 			faults++
 		default:
-			return ssmstream.Grant{}, err
+			return err
 		}
-		c.log.Info("StartSession failed, trying again", "in", wait, "error", plainError(err))
+		c.log.Info(operation(err)+" failed, trying again", "in", wait, "error", plainError(err))
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return ssmstream.Grant{}, err
+			return err
 		}
 	}
 }

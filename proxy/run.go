@@ -29,9 +29,12 @@ const (
 // remote side or ssh ended the session, 1 after an error, 2 after wrong usage.
 // It handles the process's signals and is to be called once.
 func Run(ctx context.Context, o Options, stdin, stdout, stderr *os.File) int {
-	u := &ui{w: stderr}
+	u := &ui{w: stderr, terminal: isTerminal(stderr)}
 	o = o.withDefaults()
 	t, err := parseTarget(o.Host, o.Port)
+	if err == nil {
+		err = o.validate()
+	}
 	if n := utf8.RuneCountInString(o.Reason); err == nil && n > maxReason {
 		err = usage(fmt.Sprintf("the reason is %d characters long, %d are allowed", n, maxReason))
 	}
@@ -136,6 +139,19 @@ func (s *session) connect(ctx context.Context) (*ssmstream.Stream, error) {
 	defer cancel()
 	go s.watchInput(ctx, cancel) // ends with connect
 
+	stream, err := s.open(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, nil
+	}
+	return stream, err
+}
+
+// open makes the calls and opens the stream.
+func (s *session) open(ctx context.Context) (*ssmstream.Stream, error) {
+	key, err := s.client.keyToSend(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d := newDialer(s.client.config(), s.log)
 	defer d.discardAhead()
 	if addr := s.client.gatewayAddr(ctx); addr != "" {
@@ -143,17 +159,13 @@ func (s *session) connect(ctx context.Context) (*ssmstream.Stream, error) {
 	}
 	start := time.Now()
 	creds, err := s.client.credentials(ctx)
-	if ctx.Err() != nil {
-		return nil, nil
-	} else if err != nil {
+	if err != nil {
 		return nil, err
 	}
 	s.log.Info("credentials found", "source", creds.Source, "region", s.client.region(), took(start))
 
-	grant, err := s.client.startSession(ctx)
-	if ctx.Err() != nil {
-		return nil, nil
-	} else if err != nil {
+	grant, push, err := s.startSession(ctx, key)
+	if err != nil {
 		return nil, err
 	}
 	start = time.Now()
@@ -164,16 +176,42 @@ func (s *session) connect(ctx context.Context) (*ssmstream.Stream, error) {
 		Notify:  s.notice,
 		Logger:  s.log,
 	})
-	switch {
-	case err == nil:
-		s.stands.Store(true)
-		s.log.Info("stream open", took(start), "since start", time.Since(s.start))
-		return stream, nil
-	case ctx.Err() != nil:
-		return nil, nil
+	if err != nil {
+		s.over = sessionOver(err)
+		return nil, err
 	}
-	s.over = sessionOver(err)
-	return nil, err
+	// Until the key is there ssh is not let in: nothing of it goes out before.
+	if err := push.wait(); err != nil {
+		stream.Close()
+		return nil, err
+	}
+	s.stands.Store(true)
+	s.log.Info("stream open", took(start), "since start", time.Since(s.start))
+	return stream, nil
+}
+
+// startSession finds the instance and starts the session, while the key is on
+// its way there. It waits for the instance as long as --wait says.
+func (s *session) startSession(ctx context.Context, key string) (grant ssmstream.Grant, push *keyPush, err error) {
+	o := s.client.options
+	w := &waiter{limit: o.Wait, what: o.Host + " to come online", ui: s.ui, log: s.log}
+	defer w.end()
+	if err := w.await(ctx, s.client.findTarget); err != nil {
+		return grant, nil, err
+	}
+	start, tries := time.Now(), 0
+	push = s.client.sendKey(ctx, key)
+	err = w.await(ctx, func(ctx context.Context) (err error) {
+		tries++
+		grant, err = s.client.startSession(ctx)
+		return err
+	})
+	// An instance that had yet to start had no use for the key, and after a
+	// while it may be good no longer.
+	if err == nil && push.over() && (tries > 1 || time.Since(start) > keyFresh) {
+		push = s.client.sendKey(ctx, key)
+	}
+	return grant, push, err
 }
 
 // watchInput ends connect where standard input ends meanwhile: ssh is gone.

@@ -51,7 +51,9 @@ func TestWrongUsage(t *testing.T) {
 		want string
 	}{
 		{nil, "ssmproxy: HOST is missing\nssmproxy: hint: "},
-		{[]string{"--send-key", "x", instance}, "ssmproxy: unknown flag --send-key\n"},
+		{[]string{"--send-key", "x", instance}, "ssmproxy: --send-key needs --user, the login name on the instance\nssmproxy: hint: "},
+		{[]string{"--wait", "5", instance}, "ssmproxy: --wait takes a time such as 90s or 2m: invalid value \"5\"\n"},
+		{[]string{"--wait", "-5s", instance}, "ssmproxy: --wait -5s is negative\n"},
 		{[]string{"-check", instance}, "ssmproxy: unknown flag --check\n"},
 		{[]string{"--profile"}, "ssmproxy: flag --profile needs a value\n"},
 		{[]string{"-v=perhaps", instance}, "ssmproxy: invalid boolean value"},
@@ -61,7 +63,7 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"--", "-oProxyCommand=x", "22"}, "ssmproxy: host \"-oProxyCommand=x\" looks like a flag\nssmproxy: hint: "},
 		{[]string{"-oProxyCommand=x", "22"}, "ssmproxy: unknown flag --oProxyCommand\n"},
 		{[]string{"--reason", strings.Repeat("é", 257), instance}, "ssmproxy: the reason is 257 characters long, 256 are allowed\n"},
-		{[]string{"web"}, "ssmproxy: \"web\" is not an instance ID\nssmproxy: hint: "},
+		{[]string{"i-0123"}, "ssmproxy: \"i-0123\" is not an instance ID\nssmproxy: hint: "},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			t.Parallel()

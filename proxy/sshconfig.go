@@ -2,26 +2,41 @@ package proxy
 
 import "strings"
 
-const sshConfigBlock = `Host i-* mi-*
+// idPatterns match IDs, those with .REGION and .PROFILE behind them too.
+const idPatterns = "i-* mi-*"
+
+const sshConfigBlock = "Host " + idPatterns + `
     ProxyCommand ssmproxy %h %p
 `
 
 // SSHConfig returns the block for ~/.ssh/config. Settings given as flags are
-// in its command.
+// in its command. It is for IDs, unless HOST is a name.
 func SSHConfig(o Options) string {
 	var flags strings.Builder
+	if o.SendKey != "" {
+		user := "%r" // ssh puts in the login name
+		if o.User != "" && o.User != user {
+			user = sshConfigQuote(o.User)
+		}
+		flags.WriteString(" --send-key " + sshConfigQuote(o.SendKey) + " --user " + user)
+	}
 	for _, f := range []struct{ name, value, unless string }{
 		{"--profile", o.Profile, ""},
 		{"--region", o.Region, ""},
 		{"--document", o.Document, defaultDocument},
 		{"--reason", o.Reason, ""},
+		{"--wait", duration(o.Wait), "0s"},
 		{"--log-file", o.LogFile, ""},
 	} {
 		if f.value != "" && f.value != f.unless {
 			flags.WriteString(" " + f.name + " " + sshConfigQuote(f.value))
 		}
 	}
-	return strings.Replace(sshConfigBlock, "ssmproxy", "ssmproxy"+flags.String(), 1)
+	block := strings.Replace(sshConfigBlock, "ssmproxy", "ssmproxy"+flags.String(), 1)
+	if t, err := parseTarget(o.Host, defaultPort); err == nil && t.id == "" && sshConfigQuote(o.Host) == o.Host {
+		block = strings.Replace(block, idPatterns, o.Host, 1)
+	}
+	return block
 }
 
 // sshConfigQuote quotes an argument for the shell that ssh gives its

@@ -30,15 +30,21 @@ const prefix = "ssmproxy: "
 // Usage is the text of --help.
 const Usage = `usage: ssmproxy [flags] HOST [PORT]
 
-HOST is an instance ID (i-…) or a managed node ID (mi-…), PORT the SSH port on
-the instance (22). ssh runs this as its ProxyCommand; put into ~/.ssh/config:
+HOST is an instance ID (i-…), a managed node ID (mi-…) or a node's name: its Name
+tag, its computer name or its private address; then, optionally, .REGION and
+.PROFILE (web.eu-west-1.prod). PORT is the SSH port on the instance (22). ssh
+runs this as its ProxyCommand; put into ~/.ssh/config:
 
 ` + sshConfigBlock + `
 flags:
   --profile NAME       AWS profile
   --region REGION      AWS region
+  --user NAME          login name on the instance (%r); goes with --send-key
+  --send-key FILE      push this public key with EC2 Instance Connect before
+                       connecting; agent stands for the first one of ssh-agent
   --document NAME      session document (` + defaultDocument + `)
   --reason TEXT        recorded with the session in the account's audit trail
+  --wait DURATION      wait this long for the instance to come online, like 2m
   --ssh-config         print the ~/.ssh/config block, exit
   -v                   say on standard error what happens and how long it takes
   --log-file FILE      append the same, in full detail, to FILE
@@ -51,20 +57,25 @@ const policyStatement = `{"Effect": "Allow", "Action": "ssmmessages:OpenDataChan
 
 // ui writes to the person. Its methods may be called from any goroutine.
 type ui struct {
-	mu sync.Mutex // one line at a time
-	w  io.Writer
+	terminal bool // whether w is one
+
+	mu     sync.Mutex // one line at a time
+	w      io.Writer
+	status string // on a terminal: what stands below the last line; see setStatus
 }
 
 // line writes one line, or several where text has several.
 func (u *ui) line(text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	var b strings.Builder
+	b.WriteString(blank(u.status))
 	for part := range strings.SplitSeq(strings.TrimRight(text, "\r\n"), "\n") {
 		b.WriteString(prefix)
 		b.WriteString(printable(part))
 		b.WriteByte('\n')
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	b.WriteString(u.status)
 	io.WriteString(u.w, b.String()) // where nobody reads, nobody misses it
 }
 
