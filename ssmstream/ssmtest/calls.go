@@ -50,8 +50,12 @@ var calls = map[string]call{
 
 const maxBody = 1 << 20
 
-// serveCall answers one request of the AWS JSON 1.1 protocol.
+// serveCall answers one request of the AWS JSON 1.1 protocol, or of STS.
 func (s *Server) serveCall(w http.ResponseWriter, r *http.Request) {
+	if isQuery(r) {
+		s.serveQuery(w, r)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -59,13 +63,22 @@ func (s *Server) serveCall(w http.ResponseWriter, r *http.Request) {
 	}
 	target := r.Header.Get("X-Amz-Target")
 	_, name, _ := strings.Cut(target, ".")
-	s.count.change(func(st *Stats) { st.Calls[name]++ })
 	out, failure := s.answer(r, target, name, body)
+	s.countCall(name, failure)
+	writeAnswer(w, out, failure)
+}
+
+// countCall counts a call when its answer is known, before it leaves.
+func (s *Server) countCall(name string, failure *CallError) {
+	s.count.change(func(st *Stats) {
+		st.Calls[name]++
+		if failure != nil {
+			st.CallErrors[failure.Code]++
+		}
+	})
 	if failure != nil {
 		s.log.Debug("call failed", "action", name, "code", failure.Code, "message", failure.Message)
-		s.count.change(func(st *Stats) { st.CallErrors[failure.Code]++ })
 	}
-	writeAnswer(w, out, failure)
 }
 
 func (s *Server) answer(r *http.Request, target, name string, body []byte) (any, *CallError) {

@@ -77,6 +77,20 @@ type Config struct {
 	// Unlimited when zero.
 	StartSessionRate float64
 
+	// MFARoles are the names of roles that take an MFA code. Admin when nil.
+	MFARoles []string
+
+	// RoleLifetime is how long the credentials of a role live at most, and
+	// where nobody asks for less. An hour when zero.
+	RoleLifetime time.Duration
+
+	// SignInLifetime is how long SSO's access tokens live. An hour when zero.
+	SignInLifetime time.Duration
+
+	// DeviceLifetime is how long a device authorization waits for the person.
+	// Ten minutes when zero.
+	DeviceLifetime time.Duration
+
 	// AgentVersion is what the agent calls itself. 3.3.987.0 when empty.
 	AgentVersion string
 
@@ -156,6 +170,12 @@ func (c Config) withDefaults() Config {
 	if c.KeyLifetime == 0 {
 		c.KeyLifetime = time.Minute
 	}
+	if c.MFARoles == nil {
+		c.MFARoles = []string{"Admin"}
+	}
+	c.RoleLifetime = cmp.Or(c.RoleLifetime, time.Hour)
+	c.SignInLifetime = cmp.Or(c.SignInLifetime, time.Hour)
+	c.DeviceLifetime = cmp.Or(c.DeviceLifetime, 10*time.Minute)
 	if c.RefusalStatus == 0 {
 		c.RefusalStatus = http.StatusForbidden
 	}

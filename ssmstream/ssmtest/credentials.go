@@ -15,13 +15,15 @@ import (
 	"ssmproxy/ssmstream"
 )
 
-// Credentials are temporary ones of the account's only role.
+// Credentials are temporary ones of a role, or a user's access key.
 type Credentials struct {
 	AccessKeyID     string
 	SecretAccessKey string
-	SessionToken    string
+	SessionToken    string // empty for an access key
 
-	expired bool
+	arn     string    // whose they are
+	expires time.Time // zero: never by themselves
+	expired bool      // by ExpireCredentials or RotateCredentials
 }
 
 const (
@@ -36,31 +38,51 @@ type keyring struct {
 	mu      sync.Mutex
 	known   map[string]*Credentials
 	current string
+	user    string // the ID of the access key
 }
 
 // renew gives out new credentials and makes them the current ones.
 func (k *keyring) renew() Credentials {
-	c := &Credentials{
-		AccessKeyID:     "ASIA" + strings.ToUpper(randomHex(8)),
-		SecretAccessKey: randomBase64(30),
-		SessionToken:    randomBase64(240),
+	c := k.issue(callerARN, 0)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.current = c.AccessKeyID
+	return c
+}
+
+// issue gives out temporary credentials beside the current ones; they don't
+// expire by themselves where life is 0.
+func (k *keyring) issue(arn string, life time.Duration) Credentials {
+	c := &Credentials{AccessKeyID: "ASIA" + strings.ToUpper(randomHex(8)), SessionToken: randomBase64(240), arn: arn}
+	if life != 0 {
+		c.expires = time.Now().Add(life).UTC().Truncate(time.Second)
 	}
+	return k.add(c)
+}
+
+// issueUser makes the user's access key.
+func (k *keyring) issueUser() {
+	c := k.add(&Credentials{AccessKeyID: "AKIA" + strings.ToUpper(randomHex(8)), arn: "arn:aws:iam::" + accountID + ":user/demo"})
+	k.user = c.AccessKeyID
+}
+
+func (k *keyring) add(c *Credentials) Credentials {
+	c.SecretAccessKey = randomBase64(30)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.known == nil {
 		k.known = make(map[string]*Credentials)
 	}
 	k.known[c.AccessKeyID] = c
-	k.current = c.AccessKeyID
 	return *c
 }
 
-// expire lets all credentials expire but the one with the given ID.
+// expire lets all temporary credentials expire but the one with the given ID.
 func (k *keyring) expire(except string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, c := range k.known {
-		c.expired = c.expired || id != except
+		c.expired = c.expired || id != except && c.SessionToken != ""
 	}
 }
 
@@ -83,11 +105,17 @@ func (k *keyring) latest() Credentials {
 // RenewCredentials.
 func (s *Server) Credentials() Credentials { return s.keys.latest() }
 
+// UserCredentials returns the access key of the account's only user.
+func (s *Server) UserCredentials() Credentials {
+	c, _ := s.keys.find(s.keys.user)
+	return c
+}
+
 // RenewCredentials gives out new credentials, which Signer uses from then on.
 // Those before them stay valid until ExpireCredentials.
 func (s *Server) RenewCredentials() Credentials { return s.keys.renew() }
 
-// ExpireCredentials lets all credentials given out so far expire: calls with
+// ExpireCredentials lets all temporary credentials given out so far expire: calls with
 // them get ExpiredTokenException, upgrades 403, and data channels that were
 // signed with them are cut.
 func (s *Server) ExpireCredentials() { s.expireCredentials("") }

@@ -29,6 +29,8 @@ type Server struct {
 	http      *http.Server
 	dir       string // what Env points to
 	keys      keyring
+	mfa       mfaDevice
+	signIns   signIns
 	count     counters
 	faults    faults
 	failures  failures
@@ -65,6 +67,8 @@ func NewServer(cfg Config) *Server {
 	s.faults.rng = rand.New(rand.NewPCG(cfg.Seed, cfg.Seed))
 	s.failures.rate = newBucket(cfg.StartSessionRate)
 	s.keys.renew()
+	s.keys.issueUser()
+	s.signIns.init()
 	if err := s.start(); err != nil {
 		panic(fmt.Sprintf("ssmtest: %v", err))
 	}
@@ -92,6 +96,10 @@ func (s *Server) start() (err error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /{$}", s.serveCall)
 	mux.HandleFunc("GET /v1/data-channel/{id}", s.serveDataChannel)
+	mux.HandleFunc("GET /federation/credentials", s.serveRoleCredentials)
+	mux.HandleFunc("POST /client/register", s.serveOIDC("RegisterClient", (*Server).registerClient))
+	mux.HandleFunc("POST /device_authorization", s.serveOIDC("StartDeviceAuthorization", (*Server).startDeviceAuthorization))
+	mux.HandleFunc("POST /token", s.serveOIDC("CreateToken", (*Server).createToken))
 	s.http = &http.Server{
 		Handler:     mux,
 		ConnContext: withConn,
@@ -172,6 +180,9 @@ func (s *Server) Env() []string {
 	return []string{
 		"AWS_ENDPOINT_URL_SSM=" + s.URL(),
 		"AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT=" + s.URL(),
+		"AWS_ENDPOINT_URL_STS=" + s.URL(),
+		"AWS_ENDPOINT_URL_SSO=" + s.URL(),
+		"AWS_ENDPOINT_URL_SSO_OIDC=" + s.URL(),
 		"AWS_ENDPOINT_URL_SSMMESSAGES=" + s.URL(), // so that nobody guesses the real host
 		"AWS_CA_BUNDLE=" + filepath.Join(s.dir, "ca.pem"),
 		"AWS_ACCESS_KEY_ID=" + c.AccessKeyID,

@@ -127,7 +127,7 @@ func (s *signature) verify(r *http.Request, body []byte, service string, regions
 	if subtle.ConstantTimeCompare([]byte(want), []byte(s.signature)) == 0 {
 		return nil, errWrongSignature
 	}
-	if c.expired {
+	if c.expired || !c.expires.IsZero() && now.After(c.expires) {
 		return nil, errExpiredToken
 	}
 	return &c, nil
