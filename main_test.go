@@ -19,6 +19,7 @@ import (
 	"ssmproxy/ssmstream/ssmtest/sshserver"
 
 	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
 )
 
 // The tests in this package run the real binary under the real ssh client,
@@ -91,6 +92,8 @@ type world struct {
 	config   string // ssh_config: ProxyCommand ssmproxy %h %p
 	direct   string // ssh_config that leads to the same sshd without ssmproxy
 	env      []string
+	nodes    map[string]ssmtest.Node // those that a script has named
+	forget   func() error            // makes the instance one that does not know the client's key
 }
 
 // newWorld makes a world in dir, an empty directory.
@@ -103,6 +106,7 @@ func newWorld(dir string, config ssmtest.Config) (w *world, err error) {
 	rand.Read(id)
 	w = &world{
 		instance: "i-0" + hex.EncodeToString(id),
+		nodes:    make(map[string]ssmtest.Node),
 		home:     filepath.Join(dir, "home"),
 		remote:   filepath.Join(dir, "remote"),
 	}
@@ -118,10 +122,17 @@ func newWorld(dir string, config ssmtest.Config) (w *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.ssh, err = startSSH(sshserver.Config{AuthorizedKey: key, Dir: w.remote}, keys); err != nil {
+	if err := os.WriteFile(identity+".pub", ssh.MarshalAuthorizedKey(key), 0o600); err != nil {
 		return nil, err
 	}
+	if w.ssh, err = startSSH(sshserver.Config{Dir: w.remote}, keys); err != nil {
+		return nil, err
+	}
+	if w.forget, err = w.ssh.Authorize(key); err != nil {
+		return nil, errors.Join(err, w.ssh.Close())
+	}
 	config.SSHAddr = w.ssh.Addr
+	config.KeyPushed = w.keyPushed
 	w.service = ssmtest.NewServer(config)
 	w.dest = w.ssh.User + "@" + w.instance
 	w.env = append([]string{
@@ -142,6 +153,19 @@ func newWorld(dir string, config ssmtest.Config) (w *world, err error) {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
+}
+
+// keyPushed lets a key log in that EC2 Instance Connect was given.
+func (w *world) keyPushed(k ssmtest.PushedKey) (expire func()) {
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(k.Key))
+	if err != nil || k.InstanceID != w.instance || k.User != w.ssh.User {
+		return func() {} // good for nothing here
+	}
+	revoke, err := w.ssh.Authorize(key)
+	if err != nil {
+		panic(err)
+	}
+	return func() { revoke() }
 }
 
 // startSSH prefers the machine's sshd.

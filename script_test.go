@@ -22,6 +22,12 @@ type worldKey struct{}
 //	                     $INSTANCE and $REMOTE (the instance's home directory)
 //	random FILE BYTES    write a file of random bytes
 //	same FILE FILE       fail unless both are the same, byte for byte
+//	node ID FIELD=VALUE...
+//	                     the account has this managed node, or it has changed;
+//	                     a FIELD is one of ssmtest.Node, or a tag
+//	fleet N              the account has N nodes more
+//	called ACTION N      fail unless the action was called N times
+//	await ACTION N       wait until it was called N times
 //	idle                 fail unless within 5 s no session is open and no ssmproxy runs
 //	[tool:NAME]          whether the tool is installed; in CI it has to be
 func TestScripts(t *testing.T) {
@@ -52,6 +58,10 @@ func TestScripts(t *testing.T) {
 			"service": startService,
 			"random":  writeRandom,
 			"same":    compare,
+			"node":    changeNode,
+			"fleet":   addNodes,
+			"called":  called,
+			"await":   awaitCalls,
 			"idle": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check((*ts.Value(worldKey{}).(**world)).idle())
 			},
@@ -61,6 +71,7 @@ func TestScripts(t *testing.T) {
 
 func startService(ts *testscript.TestScript, _ bool, habits []string) {
 	var config ssmtest.Config
+	keyUnknown := false
 	for _, habit := range habits {
 		switch habit {
 		case "refuse-unsigned":
@@ -71,11 +82,21 @@ func startService(ts *testscript.TestScript, _ bool, habits []string) {
 			config.Handshakeless = true
 		case "windows-agent":
 			config.WindowsAgent = true
+		case "key-unknown":
+			keyUnknown = true
 		case "demand-current-client":
 			config.MinClientVersion = "1.2.764.0"
 		default:
 			if text, ok := strings.CutPrefix(habit, "customer-message="); ok {
 				config.CustomerMessage = text
+				continue
+			}
+			if region, ok := strings.CutPrefix(habit, "region="); ok {
+				config.Regions = append(config.Regions, region)
+				continue
+			}
+			if action, ok := strings.CutPrefix(habit, "denied="); ok {
+				config.Denied = append(config.Denied, action)
 				continue
 			}
 			ts.Fatalf("unknown habit %s", habit)
@@ -85,6 +106,9 @@ func startService(ts *testscript.TestScript, _ bool, habits []string) {
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(w.close()) })
 	*ts.Value(worldKey{}).(**world) = w
+	if keyUnknown {
+		ts.Check(w.forget())
+	}
 	for _, v := range w.env {
 		name, value, _ := strings.Cut(v, "=")
 		ts.Setenv(name, value)
