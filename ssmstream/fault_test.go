@@ -173,8 +173,8 @@ var faults = []fault{
 		srv.FailCalls("ResumeSession", 4, &ssmtest.CallError{Status: 400, Code: "ThrottlingException", Message: "Rate exceeded"})
 		srv.CutAll()
 	}},
-	{"expired token", false, func(srv *ssmtest.Server, busy bool) {
-		srv.SetFaults(ssmtest.Times(3, func(*ssmtest.Crossing) bool { return true }, ssmtest.Action{Cut: true}))
+	{"expired token", false, func(srv *ssmtest.Server, _ bool) {
+		srv.RejectTokens(3)
 		srv.CutAll()
 	}},
 	{"credentials renewed after an hour", false, func(srv *ssmtest.Server, _ bool) {

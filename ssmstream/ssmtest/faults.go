@@ -130,14 +130,26 @@ func (s *Server) SetFaults(faults ...Fault) {
 type faults struct {
 	current atomic.Pointer[[]Fault]
 
-	mu  sync.Mutex
-	rng *rand.Rand
+	mu      sync.Mutex // guards what follows
+	rng     *rand.Rand
+	expired int // tokens that are still to be rejected
 }
 
 func (f *faults) float() float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.rng.Float64()
+}
+
+// tokenExpired takes one off RejectTokens.
+func (f *faults) tokenExpired() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.expired == 0 {
+		return false
+	}
+	f.expired--
+	return true
 }
 
 // relay is one direction of a session's relay.

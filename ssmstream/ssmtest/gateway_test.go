@@ -131,6 +131,27 @@ func TestTokenOpensOneChannel(t *testing.T) {
 	}
 }
 
+func TestExpiredTokenClosesTheChannel(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{SSHAddr: listen(t, greet)})
+	id, g := s.StartSession(target)
+	s.RejectTokens(1)
+	for range 2 { // the second time it is spent
+		c := dial(t, s, g)
+		if _, _, err := c.ws.ReadMessage(); !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
+			t.Errorf("an expired token: %v", err)
+		}
+	}
+	g, err := s.Resumer(id).ResumeSession(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial(t, s, g).await(ssmstream.StartPublication)
+	if st := s.Stats(); st.WrongTokens != 2 || st.Opened != 1 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
 func TestFirstFrameIsChecked(t *testing.T) {
 	t.Parallel()
 	const id = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"

@@ -21,6 +21,15 @@ func (s *Server) RefuseConnections(n int) {
 	s.listener.refuse = n
 }
 
+// RejectTokens lets the next n data channels that are opened with the right
+// token find it expired: the websocket is closed, and the token is of no use
+// any more. Openings with a wrong one do not count; 0 ends it.
+func (s *Server) RejectTokens(n int) {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	s.faults.expired = n
+}
+
 // Outage cuts every connection and resets new ones for the duration; 0 ends an
 // outage.
 func (s *Server) Outage(d time.Duration) {

@@ -95,6 +95,9 @@ func (s *session) spend(token string) (resumed, ok bool) {
 		return false, false
 	}
 	s.token = ""
+	if s.srv.faults.tokenExpired() {
+		return false, false
+	}
 	resumed, s.opened = s.opened, true
 	return resumed, true
 }
