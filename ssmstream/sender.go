@@ -64,7 +64,6 @@ func (s *sender) write(p []byte, now time.Time) int {
 	n := 0
 	for n < len(p) {
 		if s.unacked >= s.window.size || s.next-s.base >= ringSize-ringSpare {
-			s.window.limited = true
 			break
 		}
 		chunk := p[n:min(n+MaxPayload, len(p))]
@@ -106,6 +105,7 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 	}
 	*sl = slot{seq: s.next, frame: m.AppendTo(sl.frame[:0]), state: slotQueued, written: now}
 	s.unacked += len(sl.frame)
+	s.window.fill(s.unacked)
 	s.queued++
 	s.next++
 	return sl.seq

@@ -33,8 +33,9 @@ type window struct {
 	samples  int
 	round    int64         // the round ends when this number is acknowledged
 	roundMin time.Duration // the least delay of the round, 0 before its first
-	limited  bool          // the window has held the sender back in this round
 	late     int           // rounds in a row at minWindow and above the target
+
+	peak, lastPeak int // the most bytes unacknowledged in this round and in the one before
 }
 
 // restart forgets the path: the next connection may take another.
@@ -54,14 +55,28 @@ func (w *window) acknowledged(n int, delay time.Duration, seq, next int64) {
 	if delay > 0 {
 		w.sample(delay)
 	}
-	if w.slowStart && w.limited {
+	if w.slowStart && w.size < 3*w.used() {
+		// Twice the window each round trip, three times as long as there is no
+		// trace of a queue: TCP below us starts slowly enough for both.
+		if w.samples >= delaySamples && w.current()-w.base < targetDelay/8 {
+			n *= 2
+		}
 		w.size = min(w.size+n, maxWindow)
 	}
 	if seq >= w.round && w.roundMin > 0 {
 		w.endRound()
-		w.round, w.roundMin, w.limited = next, 0, false
+		w.round, w.roundMin = next, 0
+		w.lastPeak, w.peak = w.peak, 0
 	}
 }
+
+// fill is told how many bytes are unacknowledged.
+func (w *window) fill(unacked int) { w.peak = max(w.peak, unacked) }
+
+// used is how much of the window has lately been put to use. What is not used
+// tells nothing of what would fit, so the window grows to a few times that at most
+// (RFC 7661's reason).
+func (w *window) used() int { return max(w.peak, w.lastPeak) }
 
 func (w *window) sample(delay time.Duration) {
 	if w.base == 0 || delay < w.base {
@@ -100,8 +115,8 @@ func (w *window) endRound() {
 	}
 	fit := float64(w.size) * float64(w.base+targetDelay) / float64(w.roundMin)
 	next := (w.size + min(int(fit), 2*w.size)) / 2
-	if next > w.size && !w.limited {
-		return // not used up, so nothing says that more would fit
+	if next > w.size && w.used() < w.size*3/4 {
+		return
 	}
 	w.size = min(max(next, minWindow), maxWindow)
 }
