@@ -24,7 +24,7 @@ type sessionResumer struct {
 
 func (r sessionResumer) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
 	var out sessionOutput
-	err := r.s.call(ctx, "AmazonSSM.ResumeSession", sessionInput{r.id}, &out)
+	err := r.s.callRenewing(ctx, "AmazonSSM.ResumeSession", sessionInput{r.id}, &out)
 	var failure *CallError
 	switch {
 	case errors.As(err, &failure) && failure.Code == "DoesNotExistException":
@@ -43,6 +43,19 @@ var permanent = map[string]bool{
 	"AccessDeniedException":       true,
 	"ExpiredTokenException":       true,
 	"UnrecognizedClientException": true,
+}
+
+// callRenewing is call, and again where the credentials were rotated while it
+// was on its way: a client takes them afresh from their source.
+func (s *Server) callRenewing(ctx context.Context, target string, in, out any) error {
+	for {
+		used := s.keys.latest().AccessKeyID
+		err := s.call(ctx, target, in, out)
+		var failure *CallError
+		if !errors.As(err, &failure) || failure.Code != ErrExpired.Code || used == s.keys.latest().AccessKeyID {
+			return err
+		}
+	}
 }
 
 // call makes one API call over a connection of its own.
