@@ -151,7 +151,7 @@ func (s situation) accessDenied(err error, message string) error {
 	m := denial.FindStringSubmatch(strings.TrimRight(oneLine(message), ". "))
 	if m == nil {
 		text := "access denied: " + operation(err)
-		return errorWithHint(err, text, "AWS says: "+cmp.Or(oneLine(message), "nothing more"))
+		return errorWithHint(err, text, "AWS says: "+cmp.Or(strings.TrimRight(oneLine(message), ". "), "nothing more"))
 	}
 	who, action, resource, why := m[1], m[2], m[3], m[4]
 	text := "access denied: " + action

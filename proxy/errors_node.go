@@ -123,7 +123,7 @@ func (s situation) explainKey(err error) error {
 		return errorWithHint(err, fmt.Sprintf("the key can't be pushed: EC2 says that %s is unavailable", s.node()), "try again in a few minutes")
 	case "InvalidArgsException":
 		return errorWithHint(err, fmt.Sprintf("EC2 Instance Connect does not take this key for user %q", user),
-			"a user name has 32 letters, digits and @ . _ - at most; RSA keys have 2048 or 4096 bits", "AWS says: "+message)
+			"a user name has 32 letters, digits and @ . _ - at most; RSA keys have 2048 or 4096 bits", "AWS says: "+strings.TrimRight(message, ". "))
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ func TestExplainStartSession(t *testing.T) {
 			"access denied: ssm:StartSession on arn:aws:ssm:eu-west-1::document/AWS-StartSSHSession", "document/AWS-StartSSHSession"},
 		{"AccessDeniedException", "User: " + me + " is not authorized to perform: ssm:StartSession on resource: " + there + " with an explicit deny in a service control policy",
 			"access denied: ssm:StartSession on " + there, "a policy forbids it to " + me + ": with an explicit deny in a service control policy"},
-		{"AccessDeniedException", "Computer says no.", "access denied: StartSession", "Computer says no."},
+		{"AccessDeniedException", "Computer says no.", "access denied: StartSession", "Computer says no"},
 		{"ExpiredTokenException", "The security token included in the request is expired", "the AWS credentials have expired", "aws sso login"},
 		{"UnrecognizedClientException", "The security token included in the request is invalid.",
 			"AWS does not accept the credentials in eu-west-1", "AWS_SESSION_TOKEN"},
