@@ -5,6 +5,10 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,12 +81,84 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
-func median(values []float64) float64 {
-	sorted := append([]float64(nil), values...)
-	for i := range sorted {
-		for j := i; j > 0 && sorted[j] < sorted[j-1]; j-- {
-			sorted[j], sorted[j-1] = sorted[j-1], sorted[j]
-		}
+// BenchmarkEcho types into one session while another uploads over the same
+// connection, on a path of limited rate: the keystroke waits for what is queued
+// ahead of it. It reports the echo's median and worst, and how much of the path
+// the upload used.
+func BenchmarkEcho(b *testing.B) {
+	for _, rate := range []int{500e3, 2e6} {
+		b.Run(fmt.Sprintf("%dkBps", rate/1000), func(b *testing.B) {
+			w := build(b, ssmtest.Config{Link: ssmtest.Link{RTT: 40 * time.Millisecond, Rate: rate}})
+			socket := filepath.Join(w.home, "master")
+			master := w.command("ssh", "-M", "-N", "-S", socket, "-oControlPersist=no", w.dest)
+			if err := master.Start(); err != nil {
+				b.Fatal(err)
+			}
+			defer func() { master.Process.Signal(syscall.SIGTERM); master.Wait() }()
+			for w.command("ssh", "-S", socket, "-O", "check", w.dest).Run() != nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+			upload := w.command("ssh", "-S", socket, w.dest, "cat >/dev/null")
+			feed, err := upload.StdinPipe()
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := upload.Start(); err != nil {
+				b.Fatal(err)
+			}
+			go io.Copy(feed, zeros{}) // ends with the upload
+			defer func() { upload.Process.Kill(); upload.Wait() }()
+
+			shell := w.command("ssh", "-S", socket, w.dest, "cat")
+			keys, err := shell.StdinPipe()
+			if err != nil {
+				b.Fatal(err)
+			}
+			echo, err := shell.StdoutPipe()
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := shell.Start(); err != nil {
+				b.Fatal(err)
+			}
+			defer func() { keys.Close(); shell.Wait() }()
+			var times []float64
+			key := []byte{'k'}
+			type mark struct {
+				at    time.Time
+				bytes int64
+			}
+			var from mark
+			for b.Loop() {
+				for i := range 25 {
+					if i == 5 && from.bytes == 0 { // settled
+						from = mark{time.Now(), w.service.Stats().FromClient.Bytes}
+					}
+					began := time.Now()
+					if _, err := keys.Write(key); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := io.ReadFull(echo, key); err != nil {
+						b.Fatal(err)
+					}
+					times = append(times, float64(time.Since(began).Milliseconds()))
+					time.Sleep(50 * time.Millisecond)
+				}
+			}
+			used := float64(w.service.Stats().FromClient.Bytes-from.bytes) / time.Since(from.at).Seconds() / float64(rate)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(times), "ms-echo")
+			b.ReportMetric(slices.Max(times), "ms-worst")
+			b.ReportMetric(100*used, "%path")
+		})
 	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }
