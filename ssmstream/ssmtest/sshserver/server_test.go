@@ -1,6 +1,7 @@
 package sshserver
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -159,29 +161,38 @@ func TestShellOnPTYFollowsWindowChanges(t *testing.T) {
 		if err := s.Shell(); err != nil {
 			t.Fatal(err)
 		}
-		var seen bytes.Buffer
-		until := func(want string) {
+		lines := bufio.NewReader(out)
+		// ask runs a command and returns the first line that matches: its echo
+		// must not.
+		ask := func(command string, match *regexp.Regexp) string {
 			t.Helper()
-			b := make([]byte, 1024)
-			for !strings.Contains(seen.String(), want) {
-				n, err := out.Read(b)
-				seen.Write(b[:n])
+			io.WriteString(in, command+"\n")
+			for {
+				line, err := lines.ReadString('\n')
+				if m := match.FindString(line); m != "" {
+					return m
+				}
 				if err != nil {
-					t.Fatalf("%v before %q in %q", err, want, &seen)
+					t.Fatalf("%v after %q", err, line)
 				}
 			}
 		}
-		// The arithmetic keeps the echo of the command from being taken for its output.
-		io.WriteString(in, "stty size; echo $TERM $((40+2))\n")
-		until("24 80\r\n")
-		until("vt100 42\r\n")
+		if got := ask("echo $TERM $((40+2))", regexp.MustCompile(`vt100 \d+`)); got != "vt100 42" {
+			t.Errorf("the terminal is %s, want vt100 42", got)
+		}
+		size := regexp.MustCompile(`\d+ \d+`)
+		if got := ask("stty size", size); got != "24 80" {
+			t.Errorf("the size is %s, want 24 80", got)
+		}
 		if err := s.WindowChange(50, 132); err != nil {
 			t.Fatal(err)
 		}
-		io.WriteString(in, "stty size\n")
-		until("50 132\r\n")
+		// The change is a request, which the server may handle after the input
+		// that follows it.
+		for ask("stty size", size) != "50 132" {
+		}
 		io.WriteString(in, "exit 3\n")
-		io.Copy(io.Discard, out)
+		io.Copy(io.Discard, lines)
 		var exit *ssh.ExitError
 		if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 {
 			t.Errorf("ended with %v, want status 3", err)

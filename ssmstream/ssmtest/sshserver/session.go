@@ -26,6 +26,8 @@ type session struct {
 	tty    *os.File    // our end of the pty, once something runs on it
 	proc   *os.Process // what runs, once it does
 	wg     sync.WaitGroup
+
+	replied chan struct{} // closed when the client knows that something runs
 }
 
 func serveSession(asked ssh.NewChannel, config Config, user string) {
@@ -33,21 +35,24 @@ func serveSession(asked ssh.NewChannel, config Config, user string) {
 	if err != nil {
 		return
 	}
-	s := &session{channel: channel, config: config, user: user}
+	s := &session{channel: channel, config: config, user: user, replied: make(chan struct{})}
 	started := false
 	for request := range requests { // until the channel closes, from either side
-		ok := false
+		var ok, begins bool
 		switch request.Type {
 		case "exec", "shell", "subsystem":
 			if !started {
-				ok = s.start(request)
-				started = ok
+				begins = s.start(request)
+				ok, started = begins, begins
 			}
 		default:
 			ok = s.set(request)
 		}
 		if request.WantReply {
 			request.Reply(ok, nil)
+		}
+		if begins {
+			close(s.replied)
 		}
 	}
 	if s.proc != nil {
@@ -189,6 +194,7 @@ func (s *session) startOnTTY(cmd *exec.Cmd) bool {
 
 // exit tells the client how the process ended and closes the channel.
 func (s *session) exit(err error) {
+	<-s.replied // no end before the beginning
 	s.channel.CloseWrite()
 	var ended *exec.ExitError
 	switch {
