@@ -42,6 +42,7 @@ type client struct {
 	mu        sync.Mutex // guards what follows
 	target    target     // its ID is empty until findTarget, where HOST is a name
 	cfg       aws.Config // its region stays; its credentials are replaced by renew
+	chain     *chain     // of cfg's credentials
 	api       *ssm.Client
 	loaded    time.Time     // when cfg was, by the monotonic clock and by the wall's
 	skew      time.Duration // the service's clock minus ours
@@ -76,7 +77,11 @@ func mustBeHTTPS(variable string, endpoint *string) error {
 // load reads the configuration from its sources. The caller holds c.mu or is
 // the only one to know c.
 func (c *client) load(ctx context.Context) error {
-	settings := []func(*config.LoadOptions) error{config.WithLogger(sdkLogger{c.log})}
+	ch := newChain(c.log)
+	settings := []func(*config.LoadOptions) error{
+		config.WithLogger(sdkLogger{c.log}),
+		config.WithAssumeRoleCredentialOptions(ch.assumeRole),
+	}
 	if c.options.Profile != "" {
 		settings = append(settings, config.WithSharedConfigProfile(c.options.Profile))
 	}
@@ -87,7 +92,8 @@ func (c *client) load(ctx context.Context) error {
 	if err != nil {
 		return &credentialsError{err}
 	}
-	c.cfg = cfg
+	ch.attach(&cfg)
+	c.cfg, c.chain = cfg, ch
 	c.api = ssm.NewFromConfig(cfg, func(o *ssm.Options) {
 		o.Retryer = aws.NopRetryer{} // startSession and the stream retry by rules of their own
 		o.RetryMaxAttempts = 0
@@ -115,18 +121,6 @@ func (c *client) node() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.target.id
-}
-
-// credentials returns what the calls are signed with, resolved once.
-func (c *client) credentials(ctx context.Context) (aws.Credentials, error) {
-	creds, err := c.config().Credentials.Retrieve(ctx)
-	if err != nil {
-		return creds, &credentialsError{err}
-	}
-	c.mu.Lock()
-	c.source = creds.Source
-	c.mu.Unlock()
-	return creds, nil
 }
 
 // fresh tells whether the credentials were taken from their source just now.

@@ -35,6 +35,7 @@ type situation struct {
 	options Options
 	target  target
 	region  string
+	running bool   // there is, or was, a session
 	source  string // of the credentials, in the SDK's words; empty while there are none
 }
 
@@ -42,7 +43,7 @@ type situation struct {
 // person.
 func (c *client) explain(err error) error {
 	c.mu.Lock()
-	s := situation{c.options, c.target, c.cfg.Region, c.source}
+	s := situation{c.options, c.target, c.cfg.Region, c.sessionID != "", c.source}
 	c.mu.Unlock()
 	return s.explain(err)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
+	"github.com/aws/smithy-go"
 )
 
 // credentialsError says that err happened on the way to the settings and
@@ -56,6 +57,16 @@ func (s situation) explainCredentials(err error) error {
 	if _, ok := errors.AsType[*credentialsError](err); !ok {
 		return nil
 	}
+	if need, ok := errors.AsType[*codeNeeded](err); ok {
+		return s.explainCode(need)
+	}
+	if need, ok := errors.AsType[*signInNeeded](err); ok {
+		return errorWithHint(err, "the SSO session of profile "+need.sso.profile.Profile+" has expired", need.sso.loginCommand()+" renews it")
+	}
+	if text := mfaRefusal(err); text != "" {
+		return errorWithHint(err, text, "each code is good once, and for 30 seconds; the device's clock has to be right",
+			"mfa_serial in ~/.aws/config names the device")
+	}
 	text := err.Error()
 	if noCredentials(text) {
 		return errorWithHint(err, "no AWS credentials found"+s.forProfile(),
@@ -71,14 +82,35 @@ func (s situation) explainCredentials(err error) error {
 	if strings.Contains(text, "login token") || strings.Contains(text, "reauthenticate") {
 		return errorWithHint(err, "the AWS sign-in"+s.ofProfile()+" has expired", "aws login"+s.profileFlag()+" renews it")
 	}
-	if _, ok := errors.AsType[config.AssumeRoleTokenProviderNotSetError](err); ok {
-		return errorWithHint(err, "the role"+s.ofProfile()+" asks for an MFA code, which cannot be entered here",
-			"use credentials that the code has been entered for, such as those of aws sts assume-role, or aws sso login")
-	}
 	if _, ok := errors.AsType[*processcreds.ProviderError](err); ok {
 		return errorWithHint(err, "the credential_process"+s.ofProfile()+" failed", "run its command by hand to see why")
 	}
 	return nil
+}
+
+// explainCode words that an MFA code is needed and there is nobody to ask for it.
+func (s situation) explainCode(need *codeNeeded) error {
+	if s.running {
+		return errorWithHint(need, "the AWS credentials have expired",
+			fmt.Sprintf("connect again: the MFA code of %s for profile %s is asked for then", need.serial, need.profile))
+	}
+	return errorWithHint(need, fmt.Sprintf("the role of profile %s asks for an MFA code of %s, and there is no terminal to ask on", need.profile, need.serial),
+		"connect once from a terminal, with ssh or with aws --profile "+need.profile+" sts get-caller-identity: what that gets serves here too, until it expires",
+		"or set SSH_ASKPASS to a program that asks, and DISPLAY or SSH_ASKPASS_REQUIRE=force, as for ssh's own questions")
+}
+
+// mfaRefusal says what STS has against an MFA code; empty if nothing.
+func mfaRefusal(err error) string {
+	api, ok := errors.AsType[smithy.APIError](err)
+	switch {
+	case !ok:
+		return ""
+	case isWrongCode(err):
+		return "AWS did not accept the MFA code"
+	case strings.Contains(api.ErrorMessage(), "unable to validate MFA code"):
+		return "AWS does not know the MFA device as one of yours"
+	}
+	return ""
 }
 
 // noCredentials tells whether the chain of sources came to its end: the EC2

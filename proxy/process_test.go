@@ -92,8 +92,9 @@ func (r *recorder) snapshot() (string, chan struct{}) {
 	return r.b.String(), r.grown
 }
 
-// start runs the binary. env is NAME=value, in place of every AWS setting and
-// HOME of the test's own environment.
+// start runs the binary, without a terminal. env is NAME=value, in place of
+// every AWS setting and HOME of the test's own environment, and of what leads to
+// the person who runs the test.
 func start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
 	path, err := product()
@@ -108,8 +109,19 @@ func startCommand(t *testing.T, env []string, command ...string) *process {
 	return startCommandOn(t, stdio{}, env, command...)
 }
 
-// stdio is what a command gets in place of the process's own pipes.
-type stdio struct{ stdin, stderr *os.File }
+// stdio is what a command gets in place of the process's own pipes, and the
+// terminal that it has.
+type stdio struct{ stdin, stderr, terminal *os.File }
+
+// personal tells whether a setting is about the person who runs the test.
+func personal(name string) bool {
+	switch name {
+	case "HOME", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY":
+		return true
+	}
+	return strings.HasPrefix(name, "AWS_") || strings.HasPrefix(name, "SSH_ASKPASS") || strings.HasPrefix(name, "XDG_") ||
+		strings.HasSuffix(strings.ToUpper(name), "_PROXY")
+}
 
 func startCommandOn(t *testing.T, files stdio, env []string, command ...string) *process {
 	t.Helper()
@@ -117,7 +129,7 @@ func startCommandOn(t *testing.T, files stdio, env []string, command ...string) 
 	p.cmd = exec.Command(command[0], command[1:]...)
 	for _, setting := range os.Environ() {
 		name, _, _ := strings.Cut(setting, "=")
-		if !strings.HasPrefix(name, "AWS_") && !strings.HasSuffix(strings.ToUpper(name), "_PROXY") && name != "HOME" {
+		if !personal(name) {
 			p.cmd.Env = append(p.cmd.Env, setting)
 		}
 	}
@@ -133,6 +145,7 @@ func startCommandOn(t *testing.T, files stdio, env []string, command ...string) 
 	if files.stderr != nil {
 		p.cmd.Stderr = files.stderr
 	}
+	setTerminal(p.cmd, files.terminal)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func (s *session) open(ctx context.Context) (*ssmstream.Stream, error) {
 		d.dialAhead(ctx, addr)
 	}
 	start := time.Now()
-	creds, err := s.client.credentials(ctx)
+	creds, err := s.client.signIn(ctx, s.ui)
 	if err != nil {
 		return nil, err
 	}
