@@ -33,7 +33,10 @@ func noRegion(o Options) error {
 func (s situation) explainSettings(err error) error {
 	if e, ok := errors.AsType[config.SharedConfigProfileNotExistError](err); ok {
 		hint := "aws configure list-profiles shows what there is"
-		if s.options.Profile == "" {
+		switch {
+		case s.options.profileInHost:
+			hint += "; HOST names this one, which ssh turns to small letters: %n in place of %h in ProxyCommand leaves them"
+		case s.options.Profile == "":
 			hint += "; AWS_PROFILE names this one"
 		}
 		return errorWithHint(err, fmt.Sprintf("profile %q does not exist", e.Profile), hint)

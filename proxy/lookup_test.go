@@ -57,8 +57,8 @@ func TestLookUpOutlivesFaultsOfTheService(t *testing.T) {
 	p.expect([]byte(banner))
 	p.stdin.Close()
 	p.endsQuietly()
-	if calls := s.Stats().Calls["DescribeInstanceInformation"]; calls != 4 {
-		t.Errorf("%d calls, want 4", calls)
+	if calls := s.Stats().Calls["DescribeInstanceInformation"]; calls < 4 {
+		t.Errorf("%d calls, want 4 at least", calls)
 	}
 }
 

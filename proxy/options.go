@@ -33,6 +33,8 @@ type Options struct {
 
 	Verbose bool   // say what happens on standard error
 	LogFile string // append the same in full detail to this file
+
+	profileInHost bool // Profile was taken out of Host
 }
 
 // A usageError is wrong usage: exit status 2.
@@ -108,6 +110,7 @@ func (o Options) validate() error {
 // win over the host's name, and that over the environment.
 func (o Options) withDefaults() Options {
 	name, region, profile := splitHost(o.Host)
+	o.profileInHost = o.Profile == "" && profile != ""
 	o.Host, o.Region, o.Profile = name, cmp.Or(o.Region, region), cmp.Or(o.Profile, profile)
 	if o.Port == "" {
 		o.Port = defaultPort

@@ -199,6 +199,11 @@ func (s *session) startSession(ctx context.Context, key string) (grant ssmstream
 	if err := w.await(ctx, s.client.findTarget); err != nil {
 		return grant, nil, err
 	}
+	if key != "" {
+		if err := canTakeKeys(s.client.node()); err != nil { // the name led to one that can't
+			return grant, nil, err
+		}
+	}
 	start, tries := time.Now(), 0
 	push = s.client.sendKey(ctx, key)
 	err = w.await(ctx, func(ctx context.Context) (err error) {

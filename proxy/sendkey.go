@@ -68,9 +68,6 @@ func (p *keyPush) over() bool {
 // sendPublicKey makes the call. The zone, which it once asked for, it finds
 // itself.
 func (c *client) sendPublicKey(ctx context.Context, key string) error {
-	if err := canTakeKeys(c.node()); err != nil {
-		return err
-	}
 	api := ec2instanceconnect.NewFromConfig(c.config(), func(o *ec2instanceconnect.Options) {
 		o.Retryer = aws.NopRetryer{} // insist has rules of its own
 		o.RetryMaxAttempts = 0

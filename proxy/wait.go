@@ -44,7 +44,7 @@ func (w *waiter) await(ctx context.Context, call func(context.Context) error) er
 		if left <= 0 {
 			return err
 		}
-		w.log.Debug("not online yet", "trying again in", w.pause, "error", plainError(err))
+		w.log.Info("not online yet", "trying again in", w.pause, "error", plainError(err))
 		timer := time.NewTimer(min(w.pause, left))
 		select {
 		case <-timer.C:
