@@ -67,6 +67,10 @@ func (s *ssoRole) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	if _, refused := errors.AsType[*ssotypes.UnauthorizedException](err); refused {
 		return aws.Credentials{}, &signInNeeded{sso: s, refused: token.AccessToken, err: err}
 	}
+	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "ForbiddenException" {
+		err = errorWithHint(err, fmt.Sprintf("SSO gives you no role %s in account %s", s.profile.SSORoleName, s.profile.SSOAccountID),
+			"sso_role_name and sso_account_id of profile "+s.profile.Profile+" in ~/.aws/config name them; "+s.startURL+" shows what you have")
+	}
 	if err != nil {
 		return aws.Credentials{}, err
 	}
