@@ -6,7 +6,7 @@ const (
 	// maxUnread is how many bytes are kept for a reader that does not read.
 	// While it is reached and nothing of ours waits for an acknowledgement,
 	// the gateway is not read either: TCP holds it back, and the agent with it.
-	maxUnread = 1 << 20
+	maxUnread = 256 << 10
 
 	// maxUnreadBusy is the limit while something of ours does wait, so that
 	// its acknowledgement, which comes behind the data, is not held up. What

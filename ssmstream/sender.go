@@ -24,6 +24,8 @@ type sender struct {
 	queued  int   // messages that wait to be sent, or sent again
 	cursor  int64 // no message below it is queued
 
+	spare [][]byte // memory of acknowledged frames, for the next ones
+
 	// The messages in flight, in the order of their latest transmission.
 	oldest, newest *slot
 	order          uint64 // transmissions so far
@@ -46,7 +48,7 @@ const (
 // slot is one message that is not yet acknowledged.
 type slot struct {
 	seq     int64
-	frame   []byte // encoded; its memory is kept for the ring's next round
+	frame   []byte // encoded
 	state   slotState
 	written time.Time // when it was admitted: the delay that the window looks at
 	sent    time.Time // when it was last sent
@@ -103,12 +105,23 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 	if s.next == 0 {
 		m.Flags = FlagSYN
 	}
-	*sl = slot{seq: s.next, frame: m.AppendTo(sl.frame[:0]), state: slotQueued, written: now}
+	*sl = slot{seq: s.next, frame: m.AppendTo(s.memory()), state: slotQueued, written: now}
 	s.unacked += len(sl.frame)
 	s.window.fill(s.unacked)
 	s.queued++
 	s.next++
 	return sl.seq
+}
+
+// memory returns an empty buffer for a frame.
+func (s *sender) memory() []byte {
+	n := len(s.spare)
+	if n == 0 {
+		return make([]byte, 0, payloadOffset+MaxPayload)
+	}
+	b := s.spare[n-1]
+	s.spare = s.spare[:n-1]
+	return b
 }
 
 // pop returns the frame to send now, in the order of the numbers, or nil. The
@@ -161,14 +174,16 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	} else {
 		s.queued--
 	}
-	sl.state = slotFree
-	s.unacked -= len(sl.frame)
+	size := len(sl.frame)
+	s.unacked -= size
+	s.spare = append(s.spare, sl.frame[:0])
+	sl.state, sl.frame = slotFree, nil
 	s.latest = max(s.latest, sl.first) // its first transmission, for Karn's reason
 	for s.base < s.next && s.slot(s.base).state == slotFree {
 		s.base++
 	}
 	s.cursor = max(s.cursor, s.base)
-	s.window.acknowledged(len(sl.frame), delay, seq, s.next)
+	s.window.acknowledged(size, delay, seq, s.next)
 	for s.oldest != nil && s.oldest.last+lossThreshold <= s.latest {
 		s.lose(s.oldest)
 	}

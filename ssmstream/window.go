@@ -10,7 +10,7 @@ const (
 
 	initialWindow = 32 * (MaxPayload + payloadOffset)
 	minWindow     = 12 * (MaxPayload + payloadOffset)
-	maxWindow     = 1900 * (MaxPayload + payloadOffset) // above the 2 MiB of an SSH channel's own window
+	maxWindow     = 1400 * (MaxPayload + payloadOffset) // above the 2 MiB of an SSH channel's own window
 
 	delaySamples = 8  // acknowledgements whose least delay is the current one
 	lateRounds   = 16 // rounds at minWindow after which the path itself must have grown longer
