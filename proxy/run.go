@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -240,6 +241,7 @@ func (s *session) watchInput(ctx context.Context, cancel context.CancelFunc) {
 
 // carry moves bytes until one side ends it.
 func (s *session) carry(ctx context.Context, stream *ssmstream.Stream) error {
+	debug.SetGCPercent(25) // what lives from here on is small and steady, and garbage rare
 	out := newOutput(stream, s.stdout, s.log, s.start)
 	s.stdin.attach(stream)
 	select {
