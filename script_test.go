@@ -28,6 +28,15 @@ type worldKey struct{}
 //	fleet N              the account has N nodes more
 //	called ACTION N      fail unless the action was called N times
 //	await ACTION N       wait until it was called N times
+//	profiles             ~/.aws has a profile for each way to credentials (see
+//	                     ssmtest.Server.Profiles), the environment none
+//	mfacode FILE         write a new code of the MFA device to a file
+//	consent              a person will allow the next sign-in to SSO in a browser
+//	port VARIABLE        set a variable to a free port
+//	[!] jetbrains SSH_CONFIG COMMAND
+//	                     run a command as JetBrains' IDEs do, without a shell or
+//	                     OpenSSH's client; its output goes to jetbrains-output
+//	absent WORDS FILE... fail where one of the words in file WORDS is in a FILE
 //	idle                 fail unless within 5 s no session is open and no ssmproxy runs
 //	[tool:NAME]          whether the tool is installed; in CI it has to be
 func TestScripts(t *testing.T) {
@@ -62,6 +71,14 @@ func TestScripts(t *testing.T) {
 			"fleet":   addNodes,
 			"called":  called,
 			"await":   awaitCalls,
+
+			"profiles":  giveProfiles,
+			"mfacode":   writeCode,
+			"consent":   consent,
+			"port":      freePort,
+			"jetbrains": jetbrains,
+			"absent":    absent,
+
 			"idle": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check((*ts.Value(worldKey{}).(**world)).idle())
 			},
