@@ -8,10 +8,16 @@ import (
 )
 
 // BenchmarkTrue times `ssh i-… true` beside `ssh true` to the same sshd without
-// ssmproxy, by turns. It prints both in milliseconds, their ratio and their
-// difference.
+// ssmproxy, by turns, on loopback and with a round trip to the service, which
+// direct ssh does not have. It prints both in milliseconds, their ratio and
+// their difference.
 func BenchmarkTrue(b *testing.B) {
-	w := build(b, ssmtest.Config{})
+	b.Run("loopback", func(b *testing.B) { benchmarkTrue(b, 0) })
+	b.Run("50ms", func(b *testing.B) { benchmarkTrue(b, 50*time.Millisecond) })
+}
+
+func benchmarkTrue(b *testing.B, rtt time.Duration) {
+	w := build(b, ssmtest.Config{Link: ssmtest.Link{RTT: rtt}})
 	var session, direct time.Duration
 	timed := func(sum *time.Duration, config string) {
 		cmd := w.command("ssh", w.dest, "true")

@@ -102,9 +102,6 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 		PayloadType:    t,
 		Payload:        payload,
 	}
-	if s.next == 0 {
-		m.Flags = FlagSYN
-	}
 	*sl = slot{seq: s.next, frame: m.AppendTo(s.memory()), state: slotQueued, written: now}
 	s.unacked += len(sl.frame)
 	s.window.fill(s.unacked)

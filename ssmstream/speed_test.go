@@ -144,10 +144,10 @@ func BenchmarkDownload(b *testing.B) {
 // bare is a websocket over TLS with nothing above it but frames: each stream
 // message is answered by an acknowledgement.
 type bare struct {
-	b             *testing.B
-	ws            *websocket.Conn
-	data, ack     []byte
-	messages, got int
+	b         *testing.B
+	ws        *websocket.Conn
+	data, ack []byte
+	messages  int
 }
 
 func newBare(b *testing.B) *bare {

@@ -23,7 +23,7 @@ func TestDialAnswersTheHandshake(t *testing.T) {
 			Payload: []byte(`{"RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":{"SessionType":"Port","Properties":{}}}]}`)})
 		m, _ := p.nextData()
 		response, opened = string(m.Payload), p.open.TokenValue
-		if m.SequenceNumber != 0 || m.PayloadType != PayloadHandshakeResponse || m.Flags != FlagSYN {
+		if m.SequenceNumber != 0 || m.PayloadType != PayloadHandshakeResponse || m.Flags != 0 {
 			t.Errorf("response is message %d of type %d, flags %d", m.SequenceNumber, m.PayloadType, m.Flags)
 		}
 		p.acknowledge(m)

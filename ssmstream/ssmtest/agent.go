@@ -158,6 +158,7 @@ func (a *agent) handshake() error {
 			return err
 		}
 	case <-timeout.C:
+		//lint:ignore ST1005 the agent's own words
 		return errors.New("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.")
 	case <-a.cancelled:
 		return errSessionGone
@@ -210,6 +211,7 @@ func (a *agent) judge(answer handshakeAnswer) error {
 		case action.ActionStatus != ssmstream.ActionSuccess:
 			return fmt.Errorf("%s failed on client with status %d error: %s", action.ActionType, action.ActionStatus, action.Error)
 		case action.ActionType == ssmstream.ActionKMSEncryption:
+			//lint:ignore ST1005 the agent's own words
 			return errors.New("Fetching data key failed: Unable to retrieve data key, Error when decrypting data key AccessDeniedException")
 		}
 	}
