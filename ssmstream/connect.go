@@ -230,9 +230,9 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) (err error, readEnded bool) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var scratch ackScratch
+	scratch := newAckScratch()
 	for {
-		next, err := s.flush(ch, &scratch)
+		next, err := s.flush(ch, scratch)
 		if err != nil {
 			return err, false
 		}
@@ -250,6 +250,10 @@ func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) 
 
 // ackScratch is the write loop's memory for encoding acknowledgements.
 type ackScratch struct{ payload, frame []byte }
+
+func newAckScratch() *ackScratch {
+	return &ackScratch{payload: make([]byte, 0, 256)} // above what any acknowledgement takes
+}
 
 // flush sends everything that is due, and returns when to look again at the
 // latest.

@@ -316,3 +316,47 @@ func TestThePathMayGrowLonger(t *testing.T) {
 		t.Errorf("used only %.2f of the longer path", used)
 	}
 }
+
+// TestTheSteadyStateAllocatesNothing takes a message each way through all of
+// the stream but the websocket. (gorilla allocates one messageWriter a frame
+// written and one messageReader a frame read.)
+func TestTheSteadyStateAllocatesNothing(t *testing.T) {
+	s := newStream(grant, Config{}, func() {})
+	s.ready, s.greeted = true, true
+	ch := new(channel)
+	data := benchmarkPayload()
+	read := make([]byte, 64<<10)
+	scratch := newAckScratch()
+	var frame, acknowledgement []byte
+	in := Message{Type: OutputStreamData, PayloadType: PayloadOutput, Payload: data[:1024]}
+	var m Message
+	step := func() {
+		if _, err := s.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		for s.send.pop(time.Now()) != nil {
+		}
+		acknowledgement = appendAcknowledge(acknowledgement[:0], scratch.payload, 1, InputStreamData, UUID{}, s.send.base)
+		frame = in.AppendTo(frame[:0])
+		in.SequenceNumber++
+		for _, f := range [][]byte{acknowledgement, frame} {
+			if err := m.Decode(f); err != nil {
+				t.Fatal(err)
+			}
+			s.receive(ch, &m)
+		}
+		for _, a := range s.acks {
+			scratch.frame = appendAcknowledge(scratch.frame[:0], scratch.payload, 1, a.messageType, a.id, a.seq)
+		}
+		s.acks = s.acks[:0]
+		if n, err := s.Read(read); n != 1024 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	for range 2 * ringSize {
+		step()
+	}
+	if n := testing.AllocsPerRun(1000, step); n != 0 {
+		t.Errorf("%v allocations for a message each way", n)
+	}
+}
