@@ -50,10 +50,16 @@ func (l *liveness) wait(unacknowledged bool, now time.Time) {
 	}
 }
 
-// compareClocks looks for a wall clock that went ahead of the monotonic one.
+// compareClocks looks for a wall clock that went ahead of the monotonic one:
+// the machine slept. Where both went ahead only this process did, stopped by a
+// signal: what the peer has said meanwhile is still to be read.
 func (l *liveness) compareClocks(now, wall time.Time) {
 	if wall.Sub(l.wall)-now.Sub(l.checked) > clockJump {
 		l.suspect = true
+	}
+	if now.Sub(l.checked) > clockTick+clockJump {
+		l.hear(now)
+		l.agent, l.suspect = now, true
 	}
 	l.checked, l.wall = now, wall
 }

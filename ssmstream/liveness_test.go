@@ -109,3 +109,16 @@ func TestAClockThatKeepsTimeIsNoSleep(t *testing.T) {
 		t.Error("suspect")
 	}
 }
+
+func TestAProcessThatWasStoppedAsksBeforeItJudges(t *testing.T) {
+	l := newLiveness(start)
+	l.wait(true, start)
+	now := start.Add(time.Minute)
+	l.compareClocks(now, now)
+	if verdict, _ := l.judge(now); verdict != askForPong {
+		t.Errorf("verdict %d", verdict)
+	}
+	if verdict, _ := l.judge(now.Add(jumpedDead)); verdict != deadPeer {
+		t.Errorf("verdict %d without an answer", verdict)
+	}
+}

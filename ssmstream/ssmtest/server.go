@@ -31,9 +31,11 @@ type Server struct {
 	keys      keyring
 	mfa       mfaDevice
 	signIns   signIns
-	count     counters
-	faults    faults
-	failures  failures
+
+	webIdentity string // a token of the identity provider
+	count       counters
+	faults      faults
+	failures    failures
 
 	wg   sync.WaitGroup // every goroutine
 	done chan struct{}  // closed by Close
@@ -69,6 +71,7 @@ func NewServer(cfg Config) *Server {
 	s.keys.renew()
 	s.keys.issueUser()
 	s.signIns.init()
+	s.webIdentity = randomBase64(30) + "." + randomBase64(60) + "." + randomBase64(60)
 	if err := s.start(); err != nil {
 		panic(fmt.Sprintf("ssmtest: %v", err))
 	}

@@ -1,6 +1,7 @@
 package ssmtest
 
 import (
+	"crypto/subtle"
 	"encoding/xml"
 	"io"
 	"mime"
@@ -21,8 +22,9 @@ const stsNamespace = "https://sts.amazonaws.com/doc/2011-06-15/"
 // queryCalls are STS's actions, in the AWS query protocol: a form goes in, XML
 // comes out.
 var queryCalls = map[string]func(s *Server, caller *Credentials, in url.Values) (any, *CallError){
-	"AssumeRole":        (*Server).callAssumeRole,
-	"GetCallerIdentity": (*Server).callGetCallerIdentity,
+	"AssumeRole":                (*Server).callAssumeRole,
+	"AssumeRoleWithWebIdentity": (*Server).callAssumeRoleWithWebIdentity,
+	"GetCallerIdentity":         (*Server).callGetCallerIdentity,
 }
 
 // isQuery tells a call of the query protocol from one of JSON.
@@ -58,12 +60,14 @@ func (s *Server) answerQuery(r *http.Request, name string, body []byte, in url.V
 	if failure != nil {
 		return nil, failure
 	}
-	if sig == nil {
+	var caller *Credentials
+	switch {
+	case sig != nil:
+		if caller, failure = sig.verify(r, body, "sts", s.cfg.Regions, &s.keys); failure != nil {
+			return nil, failure
+		}
+	case name != "AssumeRoleWithWebIdentity": // its token is enough
 		return nil, errNoSignature
-	}
-	caller, failure := sig.verify(r, body, "sts", s.cfg.Regions, &s.keys)
-	if failure != nil {
-		return nil, failure
 	}
 	if failure := s.failures.next(name); failure != nil {
 		return nil, failure
@@ -131,7 +135,7 @@ var (
 )
 
 type assumeRoleResult struct {
-	XMLName         xml.Name `xml:"AssumeRoleResult"`
+	XMLName         xml.Name
 	AssumedRoleUser struct {
 		AssumedRoleID string `xml:"AssumedRoleId"`
 		Arn           string
@@ -169,15 +173,35 @@ func (s *Server) callAssumeRole(caller *Credentials, in url.Values) (any, *CallE
 	} else if slices.Contains(s.cfg.MFARoles, role[1]) {
 		return nil, denied
 	}
-	var out assumeRoleResult
+	return s.assume("AssumeRoleResult", role[1], name, lifetime), nil
+}
+
+// assume gives out the credentials of a role.
+func (s *Server) assume(result, role, name string, lifetime time.Duration) assumeRoleResult {
+	out := assumeRoleResult{XMLName: xml.Name{Local: result}}
 	out.AssumedRoleUser.AssumedRoleID = "AROA" + strings.ToUpper(randomHex(8)) + ":" + name
-	out.AssumedRoleUser.Arn = "arn:aws:sts::" + accountID + ":assumed-role/" + role[1] + "/" + name
+	out.AssumedRoleUser.Arn = "arn:aws:sts::" + accountID + ":assumed-role/" + role + "/" + name
 	given := s.keys.issue(out.AssumedRoleUser.Arn, lifetime)
 	out.Credentials.AccessKeyID = given.AccessKeyID
 	out.Credentials.SecretAccessKey = given.SecretAccessKey
 	out.Credentials.SessionToken = given.SessionToken
 	out.Credentials.Expiration = given.expires.Format("2006-01-02T15:04:05Z")
-	return out, nil
+	return out
+}
+
+// WebIdentityToken is a token of the account's identity provider, for
+// AssumeRoleWithWebIdentity.
+func (s *Server) WebIdentityToken() string { return s.webIdentity }
+
+func (s *Server) callAssumeRoleWithWebIdentity(_ *Credentials, in url.Values) (any, *CallError) {
+	role := anyRole.FindStringSubmatch(in.Get("RoleArn"))
+	if role == nil {
+		return nil, &CallError{Code: "AccessDenied", Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
+	}
+	if subtle.ConstantTimeCompare([]byte(in.Get("WebIdentityToken")), []byte(s.webIdentity)) == 0 {
+		return nil, &CallError{Code: "InvalidIdentityToken", Message: "The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)", Status: http.StatusBadRequest}
+	}
+	return s.assume("AssumeRoleWithWebIdentityResult", role[1], in.Get("RoleSessionName"), s.cfg.RoleLifetime), nil
 }
 
 func (s *Server) callGetCallerIdentity(caller *Credentials, _ url.Values) (any, *CallError) {
