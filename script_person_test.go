@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -144,6 +145,8 @@ type pipes struct {
 	cmd *exec.Cmd
 	io.WriteCloser
 	io.Reader
+
+	close sync.Once // the library closes from two goroutines
 }
 
 func newPipes(cmd *exec.Cmd) (*pipes, error) {
@@ -155,12 +158,14 @@ func newPipes(cmd *exec.Cmd) (*pipes, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pipes{cmd, in, out}, cmd.Start()
+	return &pipes{cmd: cmd, WriteCloser: in, Reader: out}, cmd.Start()
 }
 
-func (p *pipes) Close() error {
-	err := p.WriteCloser.Close()
-	p.cmd.Wait()
+func (p *pipes) Close() (err error) {
+	p.close.Do(func() {
+		err = p.WriteCloser.Close()
+		p.cmd.Wait()
+	})
 	return err
 }
 
