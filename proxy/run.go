@@ -85,6 +85,9 @@ func (s *session) run(ctx context.Context, o Options, t target) error {
 	stream, err := s.connect(ctx)
 	if err == nil && stream != nil {
 		err = s.carry(ctx, stream)
+		n := stream.Stats()
+		s.log.Info("carried", "messages sent", n.Sent, "sent again", n.Resent,
+			"received", n.Received, "received again", n.Duplicates, "connections", n.Connects)
 		stream.Close()
 	}
 	if err != nil {
