@@ -34,7 +34,9 @@ type chain struct {
 	profile *config.SharedConfig // the one in use; nil where there are no files
 	sso     *ssoRole             // in place of the SDK's; nil where it has none
 
-	asking atomic.Bool // a person can be asked: better new credentials than old ones
+	// Whether a person can be asked for a code, and to sign in. Where one can't,
+	// old credentials are better than none.
+	asking, signing atomic.Bool
 
 	mu   sync.Mutex
 	code map[cacheEntry]string // MFA codes, by the role they are for; each is taken once
@@ -135,8 +137,11 @@ func (c *client) signIn(ctx context.Context, u *ui) (aws.Credentials, error) {
 	c.mu.Lock()
 	ch := c.chain
 	c.mu.Unlock()
-	ch.asking.Store(canAsk())
+	code, signIn := canAsk()
+	ch.asking.Store(code)
+	ch.signing.Store(signIn)
 	defer ch.asking.Store(false)
+	defer ch.signing.Store(false)
 	a := &asking{chain: ch, ui: u, held: make(map[string]func())}
 	defer a.release()
 	waiting := "waiting for credentials" + situation{options: c.options}.forProfile()

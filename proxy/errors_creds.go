@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/ssocreds"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/smithy-go"
 )
 
@@ -131,8 +132,8 @@ func (s situation) renewal() string {
 	switch {
 	case s.source == "EnvConfigCredentials":
 		return "they come from the environment: export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN afresh, or unset them to use a profile"
-	case s.source == ssocreds.ProviderName:
-		return "aws sso login" + s.profileFlag() + " renews them"
+	case s.source == ssocreds.ProviderName, s.source == stscreds.ProviderName:
+		return "they come from the cache that the AWS CLI and ssmproxy share: remove ~/.aws/cli/cache, and connect again"
 	case s.source == processcreds.ProviderName:
 		return "they come from the credential_process" + s.ofProfile()
 	case strings.HasPrefix(s.source, "SharedConfigCredentials"):

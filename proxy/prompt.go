@@ -30,16 +30,15 @@ const maxTries = 3
 // errNobody says that there is no one to ask.
 var errNobody = errors.New("there is no terminal, and no SSH_ASKPASS program, to ask on")
 
-// canAsk tells whether a question would reach a person.
-func canAsk() bool {
-	if program, _ := askpassProgram(os.Getenv); program != "" {
-		return true
-	}
-	t, err := openTerminal()
-	if err == nil {
+// canAsk tells whether a person can be asked for a code, and to sign in: that
+// takes a terminal.
+func canAsk() (code, signIn bool) {
+	if t, err := openTerminal(); err == nil {
 		t.close()
+		return true, true
 	}
-	return err == nil
+	program, _ := askpassProgram(os.Getenv)
+	return program != "", false
 }
 
 // askSecret puts a question and returns the answer, without echo. It returns

@@ -15,12 +15,9 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-const (
-	// tokenWindow is how long before its end a token of SSO is refreshed.
-	tokenWindow = 5 * time.Minute
-	// refreshLimit is how long a refresh waits for one of another process.
-	refreshLimit = 10 * time.Second
-)
+// refreshLimit is how long a refresh may take, with the wait for one of another
+// process.
+const refreshLimit = 10 * time.Second
 
 // ssoRole gives the credentials of a role by SSO, from the caches of the AWS CLI
 // or from the service. The SDK's own provider would do without the first of
@@ -54,7 +51,7 @@ func (s *ssoRole) Retrieve(ctx context.Context) (aws.Credentials, error) {
 		return s.credentials(cached), nil
 	}
 	token, err := s.token(ctx)
-	if cached, good := entry.readCredentials(0); err != nil && good && !s.chain.asking.Load() {
+	if cached, good := entry.readCredentials(0); err != nil && good && !s.chain.signing.Load() {
 		return s.credentials(cached), nil // as long as they last
 	}
 	if err != nil {
@@ -149,7 +146,7 @@ func (s *ssoRole) token(ctx context.Context) (ssoToken, error) {
 	if err != nil {
 		return t, &signInNeeded{sso: s, err: err}
 	}
-	if t.lives(tokenWindow) {
+	if t.lives(refreshBefore) {
 		return t, nil
 	}
 	refreshed, err := s.refresh(ctx)
@@ -178,7 +175,7 @@ func (s *ssoRole) refresh(ctx context.Context) (t ssoToken, err error) {
 	} else if ctx.Err() != nil {
 		return t, errNoRefresh // someone signs in
 	}
-	if t, err = s.readToken(); err != nil || t.lives(tokenWindow) {
+	if t, err = s.readToken(); err != nil || t.lives(refreshBefore) {
 		return t, err
 	}
 	if t.RefreshToken == "" || !t.registered() {

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"io"
 	"os"
-
-	"golang.org/x/term"
+	"strings"
+	"time"
 )
 
 // terminal is the person's, whatever standard input and output are.
@@ -24,23 +24,20 @@ func (t *terminal) close() {
 // secret asks and reads a line without echo. Where ctx ends first, by Ctrl-C for
 // one, the terminal is as before when it returns.
 func (t *terminal) secret(ctx context.Context, question string) (string, error) {
-	fd := int(t.in.Fd())
-	before, err := term.GetState(fd)
+	restore, err := echoOff(t.in) // before anyone is asked to type
 	if err != nil {
 		return "", err
 	}
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
+	defer restore()
 	io.WriteString(t.out, question)
 	defer io.WriteString(t.out, "\n") // which was not echoed
 	type line struct {
-		text []byte
+		text string
 		err  error
 	}
 	read := make(chan line, 1)
-	go func() { // ends with a line, or the process: nothing else ends a terminal's read
-		text, err := term.ReadPassword(fd)
+	go func() { // ends with a line, the deadline or, where a terminal has none, the process
+		text, err := readLine(t.in)
 		read <- line{text, err}
 	}()
 	select {
@@ -48,9 +45,26 @@ func (t *terminal) secret(ctx context.Context, question string) (string, error) 
 		if errors.Is(l.err, io.EOF) {
 			return "", errorWithHint(nil, "the question was not answered")
 		}
-		return string(l.text), l.err
+		return l.text, l.err
 	case <-ctx.Done():
-		term.Restore(fd, before)
+		t.in.SetReadDeadline(time.Unix(1, 0))
 		return "", ctx.Err()
+	}
+}
+
+// readLine reads no further than the end of the line: what is typed after it is
+// for others.
+func readLine(r io.Reader) (string, error) {
+	var line strings.Builder
+	for b := make([]byte, 1); ; {
+		n, err := r.Read(b)
+		switch {
+		case n == 1 && b[0] == '\n':
+			return strings.TrimSuffix(line.String(), "\r"), nil
+		case n == 1:
+			line.WriteByte(b[0])
+		case err != nil:
+			return "", err
+		}
 	}
 }

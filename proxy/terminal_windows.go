@@ -3,6 +3,8 @@ package proxy
 import (
 	"os"
 	"os/exec"
+
+	"golang.org/x/sys/windows"
 )
 
 // openTerminal opens the console of the process.
@@ -17,6 +19,20 @@ func openTerminal() (*terminal, error) {
 		return nil, err
 	}
 	return &terminal{in, out}, nil
+}
+
+// echoOff lets a console take a line without showing it.
+func echoOff(f *os.File) (restore func(), err error) {
+	console := windows.Handle(f.Fd())
+	var before uint32
+	if err := windows.GetConsoleMode(console, &before); err != nil {
+		return nil, err
+	}
+	quiet := before&^windows.ENABLE_ECHO_INPUT | windows.ENABLE_LINE_INPUT | windows.ENABLE_PROCESSED_INPUT
+	if err := windows.SetConsoleMode(console, quiet); err != nil {
+		return nil, err
+	}
+	return func() { windows.SetConsoleMode(console, before) }, nil
 }
 
 // detach is not needed: rundll32 is gone as soon as it has told the browser.
