@@ -8,25 +8,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
 
 const (
 	attemptTimeout = 10 * time.Second // for a new grant, the dialling and the upgrade together
 	noticeAfter    = 2 * time.Second  // without connection, before the person is told
 
-	firstRetry    = 500 * time.Millisecond // doubled from the second retry on; the first is immediate
-	slowestRetry  = 4 * time.Second
-	openAttempts  = 4 // before the channel has ever been open
-	idleProof     = 5 * time.Second
-	ackMargin     = 10 * time.Millisecond // how long an acknowledgement may take beside the round trip
-	goodbyeWithin = 250 * time.Millisecond
-)
-
-var (
-	errDeadPeer    = errors.New("no sign of life from the service")
-	errSilentAgent = errors.New("no sign of life from the instance")
+	firstRetry   = 500 * time.Millisecond // doubled from the second retry on; the first is immediate
+	slowestRetry = 4 * time.Second
+	openAttempts = 4 // before the channel has ever been open
+	idleProof    = 5 * time.Second
 )
 
 // run connects, serves the connection, and connects again, until the stream is
@@ -188,163 +179,4 @@ func (s *Stream) announce(cause error) (done func(resumed bool)) {
 			s.cfg.Notify(NoticeResumed, "")
 		}
 	}
-}
-
-// serve writes what there is to write to a connection until it breaks or the
-// stream is over.
-func (s *Stream) serve(ctx context.Context, ch *channel) error {
-	s.mu.Lock()
-	s.connects++
-	now := time.Now()
-	underway := s.live.heard.Add(-s.send.rtt.srtt - ackMargin) // what was sent later may not have arrived
-	s.live = newLiveness(now)
-	s.live.wait(s.send.unacked > 0 || !s.ready, now)
-	s.reading, s.paused, s.pongs = true, false, nil
-	s.send.reconnected()
-	s.acks = append(s.acks[:0], s.recent.since(underway)...)
-	s.mu.Unlock()
-
-	// When the stream ends, a write that stands still must not hold that up.
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(goodbyeWithin, ch.close) })
-	defer stop()
-
-	read := make(chan error, 1)
-	go func() { read <- s.readLoop(ch) }() // ends when ch is closed
-	err, readEnded := s.writeLoop(ctx, ch, read)
-	if ctx.Err() != nil {
-		ch.goodbye()
-	}
-	ch.close()
-	if !readEnded {
-		s.mu.Lock()
-		ch.broken = true
-		s.roomy.Broadcast()
-		s.mu.Unlock()
-		<-read
-	}
-	return err
-}
-
-// writeLoop returns why it ended, and whether that was the end of the read
-// loop, taken from read.
-func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) (err error, readEnded bool) {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	scratch := newAckScratch()
-	for {
-		next, err := s.flush(ch, scratch)
-		if err != nil {
-			return err, false
-		}
-		timer.Reset(time.Until(next))
-		select {
-		case <-s.wake:
-		case <-timer.C:
-		case err := <-read:
-			return err, true
-		case <-ctx.Done():
-			return ctx.Err(), false
-		}
-	}
-}
-
-// ackScratch is the write loop's memory for encoding acknowledgements.
-type ackScratch struct{ payload, frame []byte }
-
-func newAckScratch() *ackScratch {
-	return &ackScratch{payload: make([]byte, 0, 256)} // above what any acknowledgement takes
-}
-
-// flush sends everything that is due, and returns when to look again at the
-// latest.
-func (s *Stream) flush(ch *channel, scratch *ackScratch) (next time.Time, err error) {
-	for {
-		next, more, err := s.collect(ch, scratch)
-		if err == nil {
-			err = ch.out.flush()
-		}
-		if err != nil || !more {
-			return next, err
-		}
-	}
-}
-
-// collect puts what is due into the channel's batch: pongs, acknowledgements,
-// then data. It reports whether there is more than fits one.
-func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	next, err = s.judge(ch, now)
-	if err != nil {
-		return next, false, err
-	}
-	for _, payload := range s.pongs {
-		if err := ch.control(websocket.PongMessage, []byte(payload)); err != nil {
-			return next, false, err
-		}
-	}
-	s.pongs = s.pongs[:0]
-	sent := 0
-	for _, a := range s.acks {
-		if len(ch.out.batch) > batchSize {
-			break
-		}
-		scratch.frame = appendAcknowledge(scratch.frame[:0], scratch.payload, uint64(now.UnixMilli()), a.messageType, a.id, a.seq)
-		if err := ch.write(scratch.frame); err != nil {
-			return next, false, err
-		}
-		sent++
-	}
-	s.acks = s.acks[:copy(s.acks, s.acks[sent:])]
-	for len(ch.out.batch) < batchSize {
-		frame := s.send.pop(now)
-		if frame == nil {
-			break
-		}
-		if err := ch.write(frame); err != nil {
-			return next, false, err
-		}
-	}
-	if at := s.send.timerAt; !at.IsZero() {
-		next = earliest(next, at)
-	}
-	return next, len(ch.out.batch) >= batchSize, nil
-}
-
-// judge runs the timers that are due: is the connection alive, has the agent
-// been silent for too long, is anything to be sent again. s.mu is held.
-func (s *Stream) judge(ch *channel, now time.Time) (next time.Time, err error) {
-	if at := s.send.timerAt; !at.IsZero() && !now.Before(at) {
-		s.send.timeout(now)
-	}
-	if !s.reading {
-		return now.Add(clockTick), nil // silence is ours
-	}
-	if now.Sub(s.live.checked) >= clockTick {
-		s.live.compareClocks(now, now.Round(0))
-	}
-	verdict, next := s.live.judge(now)
-	switch verdict {
-	case deadPeer:
-		return next, errDeadPeer
-	case agentSilent:
-		if now.Sub(ch.opened) >= silentAgent {
-			return next, errSilentAgent
-		}
-	case askForPong:
-		if err := ch.control(websocket.PingMessage, nil); err != nil {
-			return next, err
-		}
-		next = now.Add(waitPing)
-	}
-	return next, nil
-}
-
-// goodbye closes the websocket by its rules, as far as that takes no time.
-func (ch *channel) goodbye() {
-	ch.out.Conn.SetWriteDeadline(time.Now().Add(goodbyeWithin))
-	ch.out.passing = true
-	ch.ws.WriteControl(websocket.CloseMessage,
-		websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(goodbyeWithin))
 }
