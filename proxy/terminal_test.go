@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,7 @@ type seat struct {
 	keyboard *os.File
 	screen   *recorder
 	tty      *os.File
+	before   term.State // of the terminal, before the process
 }
 
 // startAtTerminal runs the binary at a terminal of its own.
@@ -64,6 +66,11 @@ func startCommandAtTerminal(t *testing.T, env []string, command ...string) *seat
 			t.Logf("on the terminal:\n%s", s.screen)
 		}
 	})
+	before, err := term.GetState(int(tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.before = *before
 	s.process = startCommandOn(t, stdio{terminal: tty}, env, command...)
 	return s
 }
@@ -95,12 +102,13 @@ func (s *seat) types(text string) {
 	}
 }
 
-// modes are the terminal's, echo among them.
-func (s *seat) modes() term.State {
+// changed tells whether the terminal's modes, echo among them, are not those of
+// before.
+func (s *seat) changed() bool {
 	s.Helper()
-	state, err := term.GetState(int(s.tty.Fd()))
+	now, err := term.GetState(int(s.tty.Fd()))
 	if err != nil {
 		s.Fatal(err)
 	}
-	return *state
+	return !reflect.DeepEqual(*now, s.before)
 }
