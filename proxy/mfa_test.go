@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/term"
 
 	"ssmproxy/ssmstream/ssmtest"
 )
@@ -179,6 +182,27 @@ func TestCtrlCAtTheQuestionLeavesTheTerminalAsItWas(t *testing.T) {
 	s.expectEnd()
 	if n := m.calls("AssumeRole"); n != 0 {
 		t.Errorf("AssumeRole was called %d times", n)
+	}
+}
+
+func TestQuestionIsPutAgainAfterAStop(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, ssmtest.Config{})
+	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
+	s.shows(question, 1)
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	if err := term.Restore(int(s.tty.Fd()), &s.before); err != nil { // as the shell does
+		t.Fatal(err)
+	}
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.shows(question, 2)
+	if !s.changed() {
+		t.Error("echo is on")
+	}
+	s.types(m.service.MFACode() + "\n")
+	works(s.process)
+	if s.changed() {
+		t.Error("the terminal is not as it was")
 	}
 }
 

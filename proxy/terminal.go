@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"time"
 )
@@ -40,15 +41,25 @@ func (t *terminal) secret(ctx context.Context, question string) (string, error) 
 		text, err := readLine(t.in)
 		read <- line{text, err}
 	}()
-	select {
-	case l := <-read:
-		if errors.Is(l.err, io.EOF) {
-			return "", errorWithHint(nil, "the question was not answered")
+	resumed := make(chan os.Signal, 1)
+	notifyResumed(resumed)
+	defer signal.Stop(resumed)
+	for {
+		select {
+		case l := <-read:
+			if errors.Is(l.err, io.EOF) {
+				return "", errorWithHint(nil, "the question was not answered")
+			}
+			return l.text, l.err
+		case <-resumed: // after a Ctrl-Z, in which the shell has set its own modes
+			if _, err := echoOff(t.in); err != nil {
+				return "", err
+			}
+			io.WriteString(t.out, question)
+		case <-ctx.Done():
+			t.in.SetReadDeadline(time.Unix(1, 0))
+			return "", ctx.Err()
 		}
-		return l.text, l.err
-	case <-ctx.Done():
-		t.in.SetReadDeadline(time.Unix(1, 0))
-		return "", ctx.Err()
 	}
 }
 

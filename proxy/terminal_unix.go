@@ -5,6 +5,7 @@ package proxy
 import (
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,9 @@ func echoOff(f *os.File) (restore func(), err error) {
 		raw.Control(func(fd uintptr) { unix.IoctlSetTermios(int(fd), setTermios, before) })
 	}, err
 }
+
+// notifyResumed tells when the process goes on that was stopped.
+func notifyResumed(c chan<- os.Signal) { signal.Notify(c, syscall.SIGCONT) }
 
 // detach lets a program live on when a Ctrl-C ends this one.
 func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }

@@ -35,5 +35,8 @@ func echoOff(f *os.File) (restore func(), err error) {
 	return func() { windows.SetConsoleMode(console, before) }, nil
 }
 
+// notifyResumed has nothing to tell: nothing is stopped here.
+func notifyResumed(chan<- os.Signal) {}
+
 // detach is not needed: rundll32 is gone as soon as it has told the browser.
 func detach(*exec.Cmd) {}

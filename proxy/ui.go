@@ -19,6 +19,7 @@ import (
 //     the one exception.
 //   - Everything else goes to standard error, each line with the prefix
 //     "ssmproxy: ", in lower case, without a full stop.
+//   - Questions, and nothing else, go to the terminal itself: see prompt.go.
 //   - When all is well and -v is not given, nothing is said.
 //   - An error is one line. What a person can do about it stands below it, in
 //     lines that begin with "ssmproxy: hint: ".
