@@ -351,12 +351,14 @@ func TestSoak(t *testing.T) {
 	random := rand.NewChaCha8(seedBytes(srv.Seed()))
 
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	began, moved := time.Now(), 0
 	go func() { // ends with the soak
 		defer close(stopped)
 		dice := rand.New(rand.NewPCG(srv.Seed(), 1))
-		for {
+		for time.Since(began) < *soakFor {
 			f := faults[dice.IntN(len(faults))]
-			if !f.slow || *soakFor > time.Minute && dice.IntN(10) == 0 {
+			// The slow ones are rare, so that more than waiting is done.
+			if !f.slow || *soakFor > time.Minute && dice.IntN(30) == 0 {
 				f.do(srv, dice.IntN(2) == 0)
 			}
 			select {
@@ -366,7 +368,6 @@ func TestSoak(t *testing.T) {
 			}
 		}
 	}()
-	began, moved := time.Now(), 0
 	for time.Since(began) < *soakFor {
 		w := workloads[random.Uint64()%uint64(len(workloads))]
 		size := 1 + int(random.Uint64()%uint64(w.size))
