@@ -138,7 +138,8 @@ func startCommandOn(t *testing.T, files stdio, env []string, command ...string) 
 			p.cmd.Env = append(p.cmd.Env, setting)
 		}
 	}
-	p.cmd.Env = append(p.cmd.Env, "HOME="+t.TempDir(), "AWS_EC2_METADATA_DISABLED=true")
+	// Under the race detector a process sleeps a second before it exits.
+	p.cmd.Env = append(p.cmd.Env, "HOME="+t.TempDir(), "AWS_EC2_METADATA_DISABLED=true", "GORACE=atexit_sleep_ms=20")
 	p.cmd.Env = append(p.cmd.Env, env...)
 	in, stdin := pipe(t)
 	stdout, out := pipe(t)
