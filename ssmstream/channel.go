@@ -45,28 +45,45 @@ type channel struct {
 
 // openChannel dials the grant's URL, upgrades to a websocket and opens the
 // data channel. A signed upgrade that is refused with 401 or 403 is tried once
-// more unsigned; unsigned reports that this is what went through.
-func (s *Stream) openChannel(ctx context.Context, g Grant) (ch *channel, unsigned bool, err error) {
+// more unsigned, unless one was accepted before: then it is the credentials
+// that the service refuses, and newer ones may do.
+func (s *Stream) openChannel(ctx context.Context, g Grant) (*channel, error) {
 	u, err := url.Parse(g.StreamURL)
 	if err != nil || u.Scheme != "wss" || u.Host == "" {
-		return nil, false, Permanent(errors.New("the service gave a StreamUrl that is not wss"))
+		return nil, Permanent(errors.New("the service gave a StreamUrl that is not wss"))
 	}
 	signer := s.cfg.Signer
-	if presigned(u) || s.unsigned {
+	if presigned(u) || s.signing == signingRefused {
 		signer = nil
 	}
-	ch, err = s.upgrade(ctx, u, signer)
-	if signer != nil && errors.Is(err, ErrUpgradeRefused) {
+	ch, err := s.upgrade(ctx, u, signer)
+	switch refused := errors.Is(err, ErrUpgradeRefused); {
+	case refused && s.signing == signingUnknown && signer != nil:
 		s.log.Info("signed upgrade refused, trying unsigned", "error", err)
-		if ch, unsignedErr := s.upgrade(ctx, u, nil); unsignedErr == nil {
-			return ch, true, ch.open(g.Token, s.clientID)
+		unsigned, unsignedErr := s.upgrade(ctx, u, nil)
+		if unsignedErr != nil {
+			return nil, Permanent(err)
 		}
+		ch, s.signing = unsigned, signingRefused
+		s.cfg.Notify(NoticeUnsigned, "")
+	case refused && s.signing != signingAccepted:
+		return nil, Permanent(err)
+	case err != nil:
+		return nil, err
+	case signer != nil:
+		s.signing = signingAccepted
 	}
-	if err != nil {
-		return nil, false, err
-	}
-	return ch, false, ch.open(g.Token, s.clientID)
+	return ch, ch.open(g.Token, s.clientID)
 }
+
+// signing is what the service has shown to think of signed upgrades.
+type signing int
+
+const (
+	signingUnknown signing = iota
+	signingAccepted
+	signingRefused
+)
 
 // presigned tells whether the URL carries its own signature: it is then not
 // signed again, and cannot be resumed.
@@ -113,7 +130,7 @@ func (s *Stream) upgrade(ctx context.Context, u *url.URL, signer Signer) (*chann
 	if response != nil && err != nil {
 		status := response.StatusCode
 		if status == http.StatusUnauthorized || status == http.StatusForbidden {
-			return nil, Permanent(fmt.Errorf("%w: %s", ErrUpgradeRefused, response.Status))
+			return nil, fmt.Errorf("%w: %s", ErrUpgradeRefused, response.Status)
 		}
 		return nil, fmt.Errorf("open the data channel: the service answered %s", response.Status)
 	}

@@ -80,8 +80,14 @@ func (r *reconnector) connect(ctx context.Context) (ch *channel, err error) {
 	}
 	if r.opened && s.cfg.Resumer != nil {
 		s.log.Info("connection lost, resuming", "error", r.cause)
-		resumed := s.announce(r.cause)
-		defer func() { resumed(err == nil) }()
+		if s.announced == nil { // connections that break at once are one loss
+			s.announced = s.announce(r.cause)
+		}
+		defer func() {
+			if err != nil {
+				s.announced(false)
+			}
+		}()
 	}
 	for {
 		switch {
@@ -154,16 +160,11 @@ func (r *reconnector) attempt(ctx context.Context) (*channel, error) {
 	}
 	g := *r.grant
 	r.grant = nil // a token opens one channel
-	ch, unsigned, err := s.openChannel(ctx, g)
-	if unsigned && !s.unsigned {
-		s.unsigned = true
-		s.cfg.Notify(NoticeUnsigned, "")
-	}
-	return ch, err
+	return s.openChannel(ctx, g)
 }
 
 // announce tells the person that the connection is lost once it has been for
-// noticeAfter. The function that it returns tells, then, that it is back.
+// noticeAfter. The function that it returns tells, then, whether it is back.
 func (s *Stream) announce(cause error) (done func(resumed bool)) {
 	told := make(chan struct{})
 	timer := time.AfterFunc(noticeAfter, func() {

@@ -39,6 +39,7 @@ type service struct {
 	notices  []Notice
 	resumes  int
 	resumeBy func(n int) (Grant, error)
+	refuse   func(signed bool) bool // an upgrade, with 403
 }
 
 var grant = Grant{StreamURL: "wss://gateway.test/v1/data-channel/s-1?role=publish_subscribe", Token: "secret-token"}
@@ -108,6 +109,10 @@ func (s *service) noticed() []Notice {
 }
 
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.refuse != nil && s.refuse(r.Header.Get("Authorization") != "") {
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
 	ws, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
 	if err != nil {
 		return
@@ -130,9 +135,16 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	script(p)
 }
 
+// SignUpgrade makes a signature that can be told from none.
+func (s *service) SignUpgrade(_ context.Context, r *http.Request) error {
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 …")
+	return nil
+}
+
 func (s *service) config() Config {
 	return Config{
 		DialTLS: s.DialTLS,
+		Signer:  s,
 		Resumer: s,
 		Notify: func(n Notice, _ string) {
 			s.mu.Lock()

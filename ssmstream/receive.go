@@ -43,9 +43,9 @@ func (r *recentAcks) since(t time.Time) []acknowledgement {
 // readLoop takes in the frames of one connection until it breaks.
 func (s *Stream) readLoop(ch *channel) error {
 	ch.ws.SetPingHandler(func(payload string) error {
+		s.hear(ch)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.live.hear(time.Now())
 		if len(s.pongs) < 4 {
 			s.pongs = append(s.pongs, payload)
 		}
@@ -53,9 +53,7 @@ func (s *Stream) readLoop(ch *channel) error {
 		return nil
 	})
 	ch.ws.SetPongHandler(func(string) error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.live.hear(time.Now())
+		s.hear(ch)
 		return nil
 	})
 	ch.ws.SetCloseHandler(func(int, string) error { return nil })
@@ -68,11 +66,25 @@ func (s *Stream) readLoop(ch *channel) error {
 		if err != nil {
 			return err
 		}
+		s.hear(ch)
 		if err := m.Decode(frame); err != nil {
 			s.log.Warn("frame ignored", "error", err)
 			continue
 		}
 		s.receive(ch, &m)
+	}
+}
+
+// hear takes in that something has come. Where a loss was announced it is over
+// now, and not before: a service may take connections and drop them.
+func (s *Stream) hear(ch *channel) {
+	s.mu.Lock()
+	s.live.hear(time.Now())
+	ch.heard = true
+	s.mu.Unlock()
+	if s.announced != nil {
+		s.announced(true)
+		s.announced = nil
 	}
 }
 
@@ -98,8 +110,6 @@ func (s *Stream) receive(ch *channel, m *Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	s.live.hear(now)
-	ch.heard = true
 	switch m.Type {
 	case Acknowledge:
 		seq, err := acknowledgedSequence(m.Payload)

@@ -38,6 +38,12 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(goodbyeWithin, ch.close) })
 	defer stop()
 
+	if s.announced != nil { // the answer shows that the connection is good
+		if err := ch.control(websocket.PingMessage, nil); err != nil {
+			ch.close()
+			return err
+		}
+	}
 	read := make(chan error, 1)
 	go func() { read <- s.readLoop(ch) }() // ends when ch is closed
 	err, readEnded := s.writeLoop(ctx, ch, read)

@@ -41,7 +41,9 @@ type Stream struct {
 	ended  chan struct{}      // closed when run has returned
 	wake   chan struct{}      // holds one: the write loop has something to do
 
-	unsigned bool // upgrades go unsigned; owned by run
+	// Owned by run; announced, while a connection is served, by its read loop.
+	signing   signing
+	announced func(resumed bool) // ends the notice of a loss; nil where there is none
 
 	writeLock sync.Mutex // held for the whole of a Write, so that none is split by another
 

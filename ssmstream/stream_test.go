@@ -281,6 +281,53 @@ func TestAConnectionThatBreaksAtOnceIsRetriedEverMoreSlowly(t *testing.T) {
 	})
 }
 
+func TestConnectionsThatBreakAtOnceAreToldAsOneLoss(t *testing.T) {
+	drop := func(*peer) {}
+	inBubble(t, scripts(handshakeThen(drop), drop, drop, drop, drop, drop, drop, (*peer).drain), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		if got, want := s.noticed(), []Notice{NoticeLost, NoticeResumed}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
+		}
+		stream.Close()
+	})
+}
+
+func TestASignedUpgradeRefusedAtFirstIsTriedUnsigned(t *testing.T) {
+	inBubble(t, scripts(handshakeThen((*peer).drain)), func(t *testing.T, s *service) {
+		s.refuse = func(signed bool) bool { return signed }
+		s.dial(t).Close()
+		if got, want := s.noticed(), []Notice{NoticeUnsigned}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
+		}
+	})
+}
+
+func TestASignedUpgradeRefusedLaterIsSignedAfresh(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(*peer) {}), (*peer).drain), func(t *testing.T, s *service) {
+		var upgrades []bool
+		s.refuse = func(signed bool) bool {
+			upgrades = append(upgrades, signed)
+			return len(upgrades) == 2
+		}
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		if want := []bool{true, true, true}; !slices.Equal(upgrades, want) || len(s.noticed()) != 0 {
+			t.Errorf("upgrades signed: %v, notices %v", upgrades, s.noticed())
+		}
+		stream.Close()
+	})
+}
+
+func TestAnUpgradeRefusedBothWaysIsFinal(t *testing.T) {
+	inBubble(t, scripts((*peer).drain), func(t *testing.T, s *service) {
+		s.refuse = func(bool) bool { return true }
+		if _, err := Dial(t.Context(), grant, s.config()); !errors.Is(err, ErrUpgradeRefused) || s.resumed() != 0 {
+			t.Errorf("%v after %d resumes", err, s.resumed())
+		}
+	})
+}
+
 func TestAnAgentThatVanishesForGoodEndsTheStream(t *testing.T) {
 	inBubble(t, scripts(handshakeThen((*peer).swallow), (*peer).swallow), func(t *testing.T, s *service) {
 		stream := s.dial(t)
