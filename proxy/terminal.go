@@ -30,6 +30,9 @@ func (t *terminal) secret(ctx context.Context, question string) (string, error) 
 		return "", err
 	}
 	defer restore()
+	resumed := make(chan os.Signal, 1)
+	notifyResumed(resumed)
+	defer signal.Stop(resumed)
 	io.WriteString(t.out, question)
 	defer io.WriteString(t.out, "\n") // which was not echoed
 	type line struct {
@@ -41,9 +44,6 @@ func (t *terminal) secret(ctx context.Context, question string) (string, error) 
 		text, err := readLine(t.in)
 		read <- line{text, err}
 	}()
-	resumed := make(chan os.Signal, 1)
-	notifyResumed(resumed)
-	defer signal.Stop(resumed)
 	for {
 		select {
 		case l := <-read:
