@@ -1,6 +1,7 @@
 package ssmstream_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -64,6 +65,49 @@ func dial(tb testing.TB, srv *ssmtest.Server) *ssmstream.Stream {
 	return stream
 }
 
+// BenchmarkConnect reports the phases of opening a stream: TCP and TLS, upgrade
+// and handshake, and the time until the port's first bytes are there.
+func BenchmarkConnect(b *testing.B) {
+	for _, rtt := range []time.Duration{0, 50 * time.Millisecond} {
+		b.Run(rtt.String(), func(b *testing.B) {
+			srv := ssmtest.NewServer(ssmtest.Config{
+				SSHAddr: port(b, func(c net.Conn) { io.Copy(io.Discard, c) }),
+				Link:    ssmtest.Link{RTT: rtt},
+			})
+			b.Cleanup(srv.Close)
+			var tls, open, greeted time.Duration
+			for b.Loop() {
+				id, grant := srv.StartSession("i-0123456789abcdef0")
+				began := time.Now()
+				connected := began
+				stream, err := ssmstream.Dial(b.Context(), grant, ssmstream.Config{
+					DialTLS: func(ctx context.Context, network, addr string) (net.Conn, error) {
+						defer func() { connected = time.Now() }()
+						return srv.DialTLS(ctx, network, addr)
+					},
+					Signer: srv.Signer(), Resumer: srv.Resumer(id),
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				opened := time.Now()
+				if _, err := io.ReadFull(stream, make([]byte, len(greeting))); err != nil {
+					b.Fatal(err)
+				}
+				greeted += time.Since(opened)
+				tls, open = tls+connected.Sub(began), open+opened.Sub(connected)
+				stream.Terminate(b.Context())
+				stream.Close()
+			}
+			ms := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(b.N) }
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(ms(tls), "ms-tls")
+			b.ReportMetric(ms(open), "ms-handshake")
+			b.ReportMetric(ms(greeted), "ms-first-bytes")
+		})
+	}
+}
+
 // beside reports the speed of stream and of bare, run by turns, their ratio in
 // time, and the allocations of both a message.
 func beside(b *testing.B, stream, bare func()) {
@@ -114,6 +158,10 @@ func BenchmarkUpload(b *testing.B) {
 		}
 		<-arrived
 	}, bare.upload)
+	sent := srv.Stats().FromClient
+	messages := float64(sent.Messages[ssmstream.InputStreamData])
+	b.ReportMetric(float64(sent.Bytes)/messages, "bytes/message") // acknowledgements included
+	b.ReportMetric(float64(sent.Payload)/messages, "payload/message")
 }
 
 // BenchmarkDownload is BenchmarkUpload the other way.
