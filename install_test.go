@@ -340,9 +340,10 @@ func (i *installation) pathWith() string {
 	i.t.Helper()
 	dir := i.t.TempDir()
 	for _, tool := range []string{"sh", "awk", "cat", "sed", "mktemp", "rm", "cmp", "tee", "grep", "git", "mkdir", "head"} {
+		need(i.t, tool)
 		path, err := exec.LookPath(tool)
 		if err != nil {
-			i.t.Skip(err)
+			i.t.Fatal(err)
 		}
 		if err := os.Symlink(path, filepath.Join(dir, tool)); err != nil {
 			i.t.Fatal(err)

@@ -275,10 +275,13 @@ func TestUnderAStalledReaderNothingIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Process.Signal(syscall.SIGSTOP)
-	for last := int64(-1); last != w.output(); time.Sleep(300 * time.Millisecond) {
-		last = w.output() // until the instance is held back
-	}
 	held := w.output()
+	for still := 0; still < 4; still++ { // until the instance is held back, not merely slow
+		time.Sleep(300 * time.Millisecond)
+		if now := w.output(); now != held {
+			held, still = now, -1
+		}
+	}
 	least, most := 1<<30, 0
 	for end := time.Now().Add(stall); time.Now().Before(end); time.Sleep(stall / 10) {
 		rss := w.resident(t)
