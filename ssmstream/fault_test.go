@@ -215,7 +215,8 @@ func TestFaultMatrix(t *testing.T) {
 // runCell runs one workload with one fault and reports everything that is not
 // as it should be.
 func runCell(ctx context.Context, addr string, f fault, w workload, busy bool) (err error) {
-	srv := ssmtest.NewServer(ssmtest.Config{SSHAddr: addr})
+	seed := 1 + rand.Uint64N(1<<62)
+	srv := ssmtest.NewServer(ssmtest.Config{SSHAddr: addr, Seed: seed, RepeatsAcks: seed%4 == 0})
 	defer srv.Close()
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()

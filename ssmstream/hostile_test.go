@@ -113,13 +113,16 @@ func (r *receiver) check(t *testing.T) {
 // check compares the sender's counts with what it holds.
 func (s *sender) check(t *testing.T) {
 	t.Helper()
-	unacked, flight, queued := 0, 0, 0
+	unacked, flight, queued, fresh := 0, 0, 0, 0
 	for seq := s.base; seq < s.next; seq++ {
 		sl := s.slot(seq)
 		switch sl.state {
 		case slotInFlight:
 			flight += len(sl.frame)
 			unacked += len(sl.frame)
+			if sl.first == sl.last {
+				fresh++
+			}
 		case slotQueued:
 			queued++
 			unacked += len(sl.frame)
@@ -128,9 +131,17 @@ func (s *sender) check(t *testing.T) {
 			}
 		}
 	}
-	if unacked != s.unacked || flight != s.flight || queued != s.queued {
-		t.Fatalf("holds %d unacknowledged, %d in flight, %d queued; counts %d, %d, %d",
-			unacked, flight, queued, s.unacked, s.flight, s.queued)
+	if unacked != s.unacked || flight != s.flight || queued != s.queued || fresh != s.fresh {
+		t.Fatalf("holds %d unacknowledged, %d in flight, %d queued, %d fresh; counts %d, %d, %d, %d",
+			unacked, flight, queued, fresh, s.unacked, s.flight, s.queued, s.fresh)
+	}
+	for seq := range s.doubts.messages {
+		if seq >= s.base && s.slot(seq).state != slotFree {
+			t.Fatalf("message %d is in doubt and in the ring", seq)
+		}
+	}
+	if n := len(s.doubts.messages); n > maxDoubts {
+		t.Fatalf("%d in doubt", n)
 	}
 }
 
@@ -142,7 +153,7 @@ func FuzzSender(f *testing.F) {
 		now := start
 		for i, call := range calls {
 			now = now.Add(time.Duration(call) * time.Millisecond)
-			switch call % 7 {
+			switch call % 9 {
 			case 0:
 				s.write(make([]byte, 1+int(call)*40), now)
 			case 1:
@@ -159,6 +170,10 @@ func FuzzSender(f *testing.F) {
 				s.reconnected()
 			case 6:
 				s.loseAll()
+			case 7:
+				s.taking = true
+			case 8:
+				s.acknowledge(s.doubts.asked.seq, now)
 			}
 			s.check(t)
 		}

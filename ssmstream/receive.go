@@ -118,6 +118,7 @@ func (s *Stream) receive(ch *channel, m *Message) {
 			return
 		}
 		s.live.agent, ch.proven = now, true
+		s.send.taking = s.greeted
 		if s.send.acknowledge(seq, now) {
 			s.acknowledged(now)
 		}
@@ -144,7 +145,7 @@ func (s *Stream) receive(ch *channel, m *Message) {
 // acknowledged follows the news of an acknowledgement. s.mu is held.
 func (s *Stream) acknowledged(now time.Time) {
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)
-	if s.send.queued > 0 {
+	if s.send.queued > 0 || s.send.doubtsDue() {
 		s.kick()
 	}
 	if s.ending {

@@ -4,7 +4,7 @@ import "time"
 
 const (
 	ringSize  = 2048 // messages that can be unacknowledged; a power of two, above maxWindow
-	ringSpare = 8    // of them kept for control messages
+	ringSpare = 64   // of them kept for control messages and probes
 
 	// lossThreshold acknowledgements of later transmissions mean that one is
 	// lost (RFC 9002 section 6.1.1, TCP's three duplicates).
@@ -28,8 +28,12 @@ type sender struct {
 
 	// The messages in flight, in the order of their latest transmission.
 	oldest, newest *slot
+	fresh          int    // of them, those that were sent only once
 	order          uint64 // transmissions so far
 	latest         uint64 // the latest one that is known to have arrived
+
+	taking bool // the agent takes data: what stays unacknowledged is not merely refused
+	doubts doubts
 
 	rtt     rttEstimator
 	window  window
@@ -54,6 +58,8 @@ type slot struct {
 	sent    time.Time // when it was last sent
 	first   uint64    // order of its first transmission, 0 before it
 	last    uint64    // order of its latest one
+
+	overtaken uint8 // how often later transmissions were acknowledged, and it was not
 
 	prev, following *slot // in flight
 }
@@ -124,16 +130,24 @@ func (s *sender) memory() []byte {
 // pop returns the frame to send now, in the order of the numbers, or nil. The
 // frame is valid until the next call of acknowledge.
 func (s *sender) pop(now time.Time) []byte {
-	if s.queued == 0 {
-		return nil
+	if frame := s.popDoubt(now); frame != nil {
+		return frame
 	}
-	for s.slot(s.cursor).state != slotQueued {
-		s.cursor++
+	if s.queued > 0 && s.flight < s.window.size { // which may have shrunk since this was admitted
+		for s.slot(s.cursor).state != slotQueued {
+			s.cursor++
+		}
+		return s.transmit(s.slot(s.cursor), now)
 	}
-	sl := s.slot(s.cursor)
-	if s.flight >= s.window.size {
-		return nil // the window has shrunk since this was admitted
+	// Of what is sent again the agent may have all, and say nothing. A probe
+	// behind it is acknowledged.
+	if s.taking && s.flight > 0 && s.fresh == 0 && s.addProbe(now) {
+		return s.transmit(s.slot(s.next-1), now)
 	}
+	return nil
+}
+
+func (s *sender) transmit(sl *slot, now time.Time) []byte {
 	s.order++
 	if sl.first == 0 {
 		sl.first = s.order
@@ -154,11 +168,11 @@ func (s *sender) pop(now time.Time) []byte {
 // that was news.
 func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	if seq < s.base || seq >= s.next {
-		return false
+		return s.doubts.acknowledge(seq)
 	}
 	sl := s.slot(seq)
 	if sl.state == slotFree || sl.first == 0 {
-		return false
+		return s.doubts.acknowledge(seq)
 	}
 	var delay time.Duration
 	if sl.first == sl.last { // Karn: sent twice, it is unknown which one arrived
@@ -171,21 +185,30 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	} else {
 		s.queued--
 	}
-	size := len(sl.frame)
-	s.unacked -= size
+	s.window.acknowledged(len(sl.frame), delay, seq, s.next)
 	s.spare = append(s.spare, sl.frame[:0])
-	sl.state, sl.frame = slotFree, nil
+	s.free(sl)
 	s.latest = max(s.latest, sl.first) // its first transmission, for Karn's reason
+	s.doubts.heard(s.latest)
+	threshold := uint64(lossThreshold)
+	if seq == s.doubts.probe.seq {
+		threshold = 1 // it is there to tell, and overtook nothing that is worth waiting for
+	}
+	for s.oldest != nil && s.oldest.last+threshold <= s.latest {
+		s.overtaken(s.oldest)
+	}
 	for s.base < s.next && s.slot(s.base).state == slotFree {
 		s.base++
 	}
 	s.cursor = max(s.cursor, s.base)
-	s.window.acknowledged(size, delay, seq, s.next)
-	for s.oldest != nil && s.oldest.last+lossThreshold <= s.latest {
-		s.lose(s.oldest)
-	}
 	s.restartTimer(now)
 	return true
+}
+
+// free gives up a slot whose message is dealt with.
+func (s *sender) free(sl *slot) {
+	s.unacked -= len(sl.frame)
+	sl.state, sl.frame = slotFree, nil
 }
 
 // restartTimer follows RFC 6298 section 5: it runs while anything is
@@ -212,6 +235,12 @@ func (s *sender) timeout(now time.Time) {
 // is known to have arrived, and nothing is known of the new path.
 func (s *sender) reconnected() {
 	s.loseAll()
+	for seq := s.base; seq < s.next; seq++ {
+		if sl := s.slot(seq); sl.first != 0 {
+			sl.overtaken = doubtAfter - 1 // most of these have arrived, their acknowledgements have not
+		}
+	}
+	s.doubts.askedAt = 0
 	s.rtt = rttEstimator{}
 	s.window.restart()
 	s.timerAt = time.Time{}
@@ -234,6 +263,9 @@ func (s *sender) lose(sl *slot) {
 }
 
 func (s *sender) link(sl *slot) {
+	if sl.first == sl.last {
+		s.fresh++
+	}
 	sl.prev, sl.following = s.newest, nil
 	if s.newest == nil {
 		s.oldest = sl
@@ -244,6 +276,9 @@ func (s *sender) link(sl *slot) {
 }
 
 func (s *sender) unlink(sl *slot) {
+	if sl.first == sl.last {
+		s.fresh--
+	}
 	if sl.prev == nil {
 		s.oldest = sl.following
 	} else {

@@ -276,12 +276,12 @@ func (s *Stream) Terminate(ctx context.Context) error {
 	}
 	// The agent takes messages in order, but acknowledges what it only holds:
 	// all of them have to be acknowledged, not the flag alone.
-	for s.send.base <= s.flag && s.err == nil && ctx.Err() == nil {
+	for !s.send.arrived(s.flag) && s.err == nil && ctx.Err() == nil {
 		s.changed.Wait()
 	}
 	var closed *ClosedError
 	switch {
-	case s.flag >= 0 && s.send.base > s.flag:
+	case s.flag >= 0 && s.send.arrived(s.flag):
 		s.finish(io.EOF)
 		return nil
 	case s.err == nil:

@@ -193,7 +193,7 @@ func TestFirstDataIsLostUntilThePortStands(t *testing.T) {
 	}
 }
 
-func TestDuplicatesAreAcknowledgedAgainAndDropped(t *testing.T) {
+func TestDuplicatesOfProcessedMessagesAreDroppedWithoutAWord(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, Config{SSHAddr: listen(t, greet)})
 	c := ready(t, s)
@@ -201,13 +201,44 @@ func TestDuplicatesAreAcknowledgedAgainAndDropped(t *testing.T) {
 	c.write(m)
 	c.awaitAck(1)
 	c.write(m)
-	c.awaitAck(1)
 	c.write(input(2, ssmstream.PayloadOutput, []byte(" only")))
+	if seq := ackedBy(t, c.await(ssmstream.Acknowledge)); seq != 2 {
+		t.Errorf("acknowledged %d, want the next message", seq)
+	}
 	if got := c.awaitBytes(9); got != "once only" {
 		t.Errorf("echo %q", got)
 	}
 	if n := s.Stats().DuplicatesIn; n != 1 {
 		t.Errorf("DuplicatesIn %d", n)
+	}
+}
+
+func TestDuplicatesOfHeldMessagesAreAcknowledgedAgain(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{SSHAddr: listen(t, greet)})
+	c := ready(t, s)
+	m := input(2, ssmstream.PayloadOutput, []byte(" only"))
+	for range 3 {
+		c.write(m)
+		c.awaitAck(2)
+	}
+	c.write(input(1, ssmstream.PayloadOutput, []byte("once")))
+	if got := c.awaitBytes(9); got != "once only" {
+		t.Errorf("echo %q", got)
+	}
+}
+
+func TestAnAgentMayRepeatAcknowledgements(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{SSHAddr: listen(t, greet), RepeatsAcks: true})
+	c := ready(t, s)
+	m := input(1, ssmstream.PayloadOutput, []byte("once"))
+	for range 3 {
+		c.write(m)
+		c.awaitAck(1)
+	}
+	if got := c.awaitBytes(4); got != "once" {
+		t.Errorf("echo %q", got)
 	}
 }
 

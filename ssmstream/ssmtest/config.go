@@ -113,6 +113,10 @@ type Config struct {
 	// flags are anything but 3.
 	WindowsAgent bool
 
+	// RepeatsAcks makes the agent acknowledge what it has processed each time
+	// it comes, as no released one is known to.
+	RepeatsAcks bool
+
 	// ActionsRequested are the ActionTypes that the agent's handshake asks for
 	// beside SessionType, such as "KMSEncryption".
 	ActionsRequested []string
