@@ -12,7 +12,7 @@ const (
 	// its acknowledgement.
 	doubtAfter = 3
 
-	// silentRounds duplicates of probes have to go unanswered before a doubt is
+	// silentRounds duplicates have to go unanswered before a doubt is
 	// dismissed: with a tenth of them lost on the way, one dismissal in 10^8 is
 	// wrong.
 	silentRounds = 8
@@ -32,31 +32,25 @@ var probePayload = []byte(`{"cols":80,"rows":24}`)
 // acknowledgement that gets lost never comes again. They no longer hold up
 // the window, but are kept until it is known that none is missing.
 //
-// That is found out with probes, by another habit of the agent. What it holds,
-// because an earlier message is missing, it acknowledges each time it comes. So
-// a duplicate of a probe goes out when all before it is acknowledged or in
-// doubt. If it is acknowledged, something is missing, and the doubts go out
-// again; if only later messages are, nothing is. As the duplicate or its
-// acknowledgement may be lost, it takes silentRounds of them to tell.
+// Another habit of the agent tells. What it holds, because an earlier message is
+// missing, it acknowledges each time it comes. So one message that it has
+// acknowledged, the witness, goes out a second time, once all before it is
+// acknowledged or in doubt. If it is acknowledged again, something is missing,
+// and the doubts are sent again; if only later messages are, nothing is. As the
+// duplicate or its acknowledgement may be lost, it takes silentRounds to tell.
 type doubts struct {
 	messages map[int64]*doubt
 	again    []int64 // numbers of those to be sent again, the lowest first
 
-	probe   probe  // the newest one; number 0: none yet
-	asked   probe  // the one whose duplicate is on its way
-	askedAt uint64 // the order of that transmission; 0: none is on its way
+	witness []byte // its frame; nil: there is none
+	number  int64  // the witness's
+	askedAt uint64 // the order of its second transmission; 0: that is to come
 }
 
 type doubt struct {
 	frame  []byte
 	last   uint64 // order of its latest transmission
 	silent int    // rounds since then in which nothing was missing
-}
-
-// probe is a message that is sent for its acknowledgement.
-type probe struct {
-	seq   int64
-	frame []byte
 }
 
 // overtaken takes in that later transmissions than sl's latest one are
@@ -77,14 +71,12 @@ func (s *sender) overtaken(sl *slot) {
 	s.free(sl)
 }
 
-// addProbe queues a probe, if the ring has room.
+// addProbe queues a message that is sent for its acknowledgement alone, if the
+// ring has room.
 func (s *sender) addProbe(now time.Time) bool {
-	p := &s.doubts.probe
-	if p.seq = max(s.push(PayloadSize, probePayload, now), 0); p.seq == 0 {
-		return false
-	}
-	p.frame = append(p.frame[:0], s.slot(p.seq).frame...)
-	return true
+	seq := s.push(PayloadSize, probePayload, now)
+	s.probe = max(s.probe, seq)
+	return seq >= 0
 }
 
 // popDoubt returns what is to be sent now on account of the doubts, or nil.
@@ -100,26 +92,39 @@ func (s *sender) popDoubt(now time.Time) []byte {
 			return m.frame
 		}
 	}
-	switch {
-	case len(d.messages) == 0 || d.askedAt != 0:
-		return nil
-	case d.probe.seq == 0:
-		s.addProbe(now)
-		return nil
-	case s.base <= d.probe.seq:
-		return nil
+	if s.witnessDue() {
+		s.order++
+		s.resent++
+		d.askedAt = s.order
+		return d.witness
 	}
-	s.order++
-	s.resent++
-	d.asked, d.probe, d.askedAt = d.probe, d.asked, s.order
-	s.addProbe(now) // whose acknowledgement ends the round, where nothing else does
-	return d.asked.frame
+	if len(d.messages) > 0 && s.unacked == 0 {
+		s.addProbe(now) // which becomes the witness, or ends its round
+	}
+	return nil
 }
 
-// doubtsDue reports whether popDoubt would return anything.
-func (s *sender) doubtsDue() bool {
+func (s *sender) witnessDue() bool {
 	d := &s.doubts
-	return len(d.again) > 0 || len(d.messages) > 0 && d.askedAt == 0 && s.base > d.probe.seq
+	return len(d.messages) > 0 && d.witness != nil && d.askedAt == 0 && s.base > d.number
+}
+
+// doubtsDue reports whether popDoubt has anything to do.
+func (s *sender) doubtsDue() bool {
+	return len(s.doubts.again) > 0 || s.witnessDue() || len(s.doubts.messages) > 0 && s.unacked == 0
+}
+
+// arrived reports whether the agent has all messages up to seq.
+func (s *sender) arrived(seq int64) bool { return s.base > seq && len(s.doubts.messages) == 0 }
+
+// keepWitness takes the frame of a message that has just been acknowledged, if
+// one is wanted.
+func (d *doubts) keepWitness(seq int64, frame []byte) bool {
+	if len(d.messages) == 0 || d.witness != nil {
+		return false
+	}
+	d.witness, d.number = frame, seq
+	return true
 }
 
 // acknowledge takes in the acknowledgement of a message that is not in the
@@ -129,7 +134,7 @@ func (d *doubts) acknowledge(seq int64) bool {
 		delete(d.messages, seq)
 		return true
 	}
-	if d.askedAt == 0 || seq != d.asked.seq {
+	if d.askedAt == 0 || seq != d.number {
 		return false
 	}
 	for n, m := range d.messages {
@@ -140,24 +145,21 @@ func (d *doubts) acknowledge(seq int64) bool {
 	}
 	slices.Sort(d.again)
 	d.again = slices.Compact(d.again)
-	d.askedAt = 0
+	d.witness, d.askedAt = nil, 0
 	return true
 }
 
 // heard takes in the latest transmission that is known to have arrived. Where
-// it came after the probe's duplicate, nothing has been missing.
+// it came after the witness's second one, nothing has been missing.
 func (d *doubts) heard(latest uint64) {
 	if d.askedAt == 0 || latest <= d.askedAt {
 		return
 	}
 	maps.DeleteFunc(d.messages, func(seq int64, m *doubt) bool {
-		if seq < d.asked.seq && m.last < d.askedAt {
+		if seq < d.number && m.last < d.askedAt {
 			m.silent++
 		}
 		return m.silent >= silentRounds
 	})
-	d.askedAt = 0
+	d.witness, d.askedAt = nil, 0
 }
-
-// arrived reports whether the agent has all messages up to seq.
-func (s *sender) arrived(seq int64) bool { return s.base > seq && len(s.doubts.messages) == 0 }

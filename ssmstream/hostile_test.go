@@ -173,7 +173,7 @@ func FuzzSender(f *testing.F) {
 			case 7:
 				s.taking = true
 			case 8:
-				s.acknowledge(s.doubts.asked.seq, now)
+				s.acknowledge(s.doubts.number, now)
 			}
 			s.check(t)
 		}

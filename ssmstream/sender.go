@@ -9,6 +9,11 @@ const (
 	// lossThreshold acknowledgements of later transmissions mean that one is
 	// lost (RFC 9002 section 6.1.1, TCP's three duplicates).
 	lossThreshold = 3
+
+	// tailMargin is how much longer than two round trips, and four times their
+	// variation, the last messages may stay unacknowledged before one of them
+	// is sent again.
+	tailMargin = 10 * time.Millisecond
 )
 
 // sender numbers the messages of one direction, keeps each until it is
@@ -32,12 +37,14 @@ type sender struct {
 	order          uint64 // transmissions so far
 	latest         uint64 // the latest one that is known to have arrived
 
-	taking bool // the agent takes data: what stays unacknowledged is not merely refused
+	taking bool  // the agent takes data: what stays unacknowledged is not merely refused
+	probe  int64 // number of the newest probe
 	doubts doubts
 
 	rtt     rttEstimator
 	window  window
 	timerAt time.Time // when the retransmission timer fires; zero: not running
+	probed  bool      // it has fired once for the tail, and nothing has been acknowledged since
 	resent  int       // transmissions beyond each message's first, for statistics
 }
 
@@ -159,7 +166,7 @@ func (s *sender) transmit(sl *slot, now time.Time) []byte {
 	s.flight += len(sl.frame)
 	s.link(sl)
 	if s.timerAt.IsZero() {
-		s.timerAt = now.Add(s.rtt.rto())
+		s.timerAt = now.Add(s.patience())
 	}
 	return sl.frame
 }
@@ -186,12 +193,14 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 		s.queued--
 	}
 	s.window.acknowledged(len(sl.frame), delay, seq, s.next)
-	s.spare = append(s.spare, sl.frame[:0])
-	s.free(sl)
 	s.latest = max(s.latest, sl.first) // its first transmission, for Karn's reason
 	s.doubts.heard(s.latest)
+	if !s.doubts.keepWitness(seq, sl.frame) {
+		s.spare = append(s.spare, sl.frame[:0])
+	}
+	s.free(sl)
 	threshold := uint64(lossThreshold)
-	if seq == s.doubts.probe.seq {
+	if seq == s.probe {
 		threshold = 1 // it is there to tell, and overtook nothing that is worth waiting for
 	}
 	for s.oldest != nil && s.oldest.last+threshold <= s.latest {
@@ -214,21 +223,39 @@ func (s *sender) free(sl *slot) {
 // restartTimer follows RFC 6298 section 5: it runs while anything is
 // unacknowledged, anew from each acknowledgement.
 func (s *sender) restartTimer(now time.Time) {
+	s.probed = false
 	if s.flight == 0 {
 		s.timerAt = time.Time{}
 		return
 	}
-	s.timerAt = now.Add(s.rtt.rto())
+	s.timerAt = now.Add(s.patience())
 }
 
-// timeout is called when the time of timerAt has come: all that is in flight
-// counts as lost and is sent again from the oldest on, as acknowledgements
-// allow.
+// patience is how long to wait for an acknowledgement.
+func (s *sender) patience() time.Duration {
+	rto := s.rtt.rto()
+	if s.probed || !s.taking || s.rtt.srtt == 0 || s.rtt.backoff > 0 {
+		return rto
+	}
+	return min(2*s.rtt.srtt+4*s.rtt.rttvar+tailMargin, rto)
+}
+
+// timeout is called when the time of timerAt has come. At first the newest
+// message alone is sent again, and a probe behind it: no later acknowledgements
+// tell that the last messages are lost (RFC 8985 section 7). The second time
+// all that is in flight counts as lost and is sent again from the oldest on, as
+// acknowledgements allow.
 func (s *sender) timeout(now time.Time) {
+	s.timerAt = time.Time{}
+	if s.patience() < s.rtt.rto() {
+		s.probed = true
+		s.lose(s.newest)
+		s.addProbe(now)
+		return
+	}
 	s.rtt.backoff++
 	s.window.shrink()
 	s.loseAll()
-	s.timerAt = time.Time{}
 }
 
 // reconnected prepares for another connection: nothing of what was in flight

@@ -164,6 +164,64 @@ func BenchmarkUpload(b *testing.B) {
 	b.ReportMetric(float64(sent.Payload)/messages, "payload/message")
 }
 
+// BenchmarkRecovery uploads while the gateway misbehaves, beside the same upload
+// while it does not. Nothing but the stream waits for anything: what an ssh
+// above adds is in the tests that are called TestUnder.
+func BenchmarkRecovery(b *testing.B) {
+	for _, f := range []struct {
+		name   string
+		faults func(*ssmtest.Server) []ssmtest.Fault
+	}{
+		{"5% lost each way", func(srv *ssmtest.Server) []ssmtest.Fault {
+			return []ssmtest.Fault{
+				srv.Random(ssmtest.ToAgent, 0.05, ssmtest.Action{Lose: true}),
+				srv.Random(ssmtest.ToClient, 0.05, ssmtest.Action{Lose: true}),
+			}
+		}},
+		{"cut every 300 messages", func(*ssmtest.Server) []ssmtest.Fault {
+			return []ssmtest.Fault{ssmtest.When(func(c *ssmtest.Crossing) bool {
+				return c.Direction == ssmtest.ToAgent && c.N%300 == 299
+			}, ssmtest.Action{Cut: true})}
+		}},
+	} {
+		b.Run(f.name, func(b *testing.B) {
+			arrived := make(chan struct{})
+			srv := ssmtest.NewServer(ssmtest.Config{SSHAddr: port(b, func(c net.Conn) {
+				for {
+					if _, err := io.CopyN(io.Discard, c, benchmarkSize); err != nil {
+						return
+					}
+					arrived <- struct{}{}
+				}
+			})})
+			b.Cleanup(srv.Close)
+			stream := dial(b, srv)
+			data := make([]byte, 32<<10)
+			upload := func() time.Duration {
+				began := time.Now()
+				for range benchmarkSize / len(data) {
+					if _, err := stream.Write(data); err != nil {
+						b.Fatal(err)
+					}
+				}
+				<-arrived
+				return time.Since(began)
+			}
+			var calm, disturbed time.Duration
+			for b.Loop() {
+				srv.SetFaults(srv.Random(ssmtest.ToAgent, 0, ssmtest.Action{})) // looks at each message all the same
+				calm += upload()
+				srv.SetFaults(f.faults(srv)...)
+				disturbed += upload()
+				srv.SetFaults()
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(benchmarkSize/1e6*float64(b.N)/disturbed.Seconds(), "MB/s")
+			b.ReportMetric(disturbed.Seconds()/calm.Seconds(), "time-ratio")
+		})
+	}
+}
+
 // BenchmarkDownload is BenchmarkUpload the other way.
 func BenchmarkDownload(b *testing.B) {
 	more := make(chan struct{})
