@@ -161,11 +161,8 @@ func (s *Stream) acknowledged(now time.Time) {
 // receiveOutput takes in one message of the agent's stream. s.mu is held.
 func (s *Stream) receiveOutput(m *Message, now time.Time) {
 	if m.PayloadType == PayloadOutput && !s.greeted {
-		// The agent drops what comes before its connection to the port
-		// stands, in nearly every session our first bytes. This message proves
-		// that it stands.
-		s.greeted = true
-		s.send.loseAll()
+		s.greeted, s.send.held = true, false
+		s.send.loseAll() // it may have been sent before the port was connected
 		s.kick()
 	}
 	if !s.recv.accept(m, s.deliver) {
@@ -207,7 +204,14 @@ func (s *Stream) deliver(t PayloadType, payload []byte) {
 	}
 }
 
+// setReady lets data in, but not yet out: that waits for the first output,
+// which proves that the agent's connection to the port stands. What comes
+// earlier the agent refuses, in nearly every session, or, where it comes before
+// the agent has noted that the handshake is complete, which it does after it
+// has said so, acknowledges and drops. sshd speaks first; a server that does
+// not has to wait for a moment.
 func (s *Stream) setReady() {
+	s.heldUntil = time.Now().Add(firstDataAfter)
 	s.ready = true
 	s.live.wait(s.send.unacked > 0, time.Now())
 	s.changed.Broadcast()
@@ -242,6 +246,7 @@ func (s *Stream) answerHandshake(payload []byte) {
 	}
 	now := time.Now()
 	s.send.push(PayloadHandshakeResponse, text, now)
+	s.send.held = true
 	s.live.wait(true, now)
 	s.kick()
 }

@@ -37,8 +37,9 @@ type sender struct {
 	order          uint64 // transmissions so far
 	latest         uint64 // the latest one that is known to have arrived
 
+	held   bool  // only message 0, the HandshakeResponse, may be sent
 	taking bool  // the agent takes data: what stays unacknowledged is not merely refused
-	probe  int64 // number of the newest probe
+	probe  int64 // number of the newest probe; 0: none yet
 	doubts doubts
 
 	rtt     rttEstimator
@@ -143,6 +144,9 @@ func (s *sender) pop(now time.Time) []byte {
 	if s.queued > 0 && s.flight < s.window.size { // which may have shrunk since this was admitted
 		for s.slot(s.cursor).state != slotQueued {
 			s.cursor++
+		}
+		if s.held && s.cursor > 0 {
+			return nil
 		}
 		return s.transmit(s.slot(s.cursor), now)
 	}

@@ -145,6 +145,9 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 	if at := s.send.timerAt; !at.IsZero() {
 		next = earliest(next, at)
 	}
+	if s.ready && s.send.held {
+		next = earliest(next, s.heldUntil)
+	}
 	return next, len(ch.out.batch) >= batchSize, nil
 }
 
@@ -153,6 +156,9 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 func (s *Stream) judge(ch *channel, now time.Time) (next time.Time, err error) {
 	if at := s.send.timerAt; !at.IsZero() && !now.Before(at) {
 		s.send.timeout(now)
+	}
+	if s.ready && !now.Before(s.heldUntil) {
+		s.send.held = false
 	}
 	if !s.reading {
 		return now.Add(clockTick), nil // silence is ours

@@ -23,6 +23,8 @@ const (
 	defaultHandshakeTimeout = 30 * time.Second
 	defaultResumeTimeout    = 15 * time.Minute
 
+	firstDataAfter = time.Second // the handshake, where there is no output
+
 	maxAcks = 8192 // acknowledgements kept for a connection that is away or slow
 )
 
@@ -64,12 +66,13 @@ type Stream struct {
 	ready      bool // data may flow
 	answered   bool // the handshake response has been pushed
 	unsuitable string
-	greeted    bool  // the first output has come
-	paused     bool  // pause_publication has come, and no start since
-	ending     bool  // no more writes
-	writers    int   // calls of Write under way
-	flag       int64 // the number of the TerminateSession flag, or -1
-	err        error // why the stream is over; nil while it is not
+	heldUntil  time.Time // when data is sent even without it
+	greeted    bool      // the first output has come
+	paused     bool      // pause_publication has come, and no start since
+	ending     bool      // no more writes
+	writers    int       // calls of Write under way
+	flag       int64     // the number of the TerminateSession flag, or -1
+	err        error     // why the stream is over; nil while it is not
 
 	readDeadline, writeDeadline deadline
 }

@@ -365,6 +365,35 @@ func TestAfterAPauseWhatIsMissingGoesAgainAtOnce(t *testing.T) {
 	})
 }
 
+func TestDataWaitsForTheFirstOutput(t *testing.T) {
+	for name, test := range map[string]struct{ output, want time.Duration }{
+		"as sshd sends it": {300 * time.Millisecond, 300 * time.Millisecond},
+		"for a moment":     {time.Hour, firstDataAfter},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, scripts(handshakeThen(func(p *peer) {
+				began := time.Now()
+				greeting := time.AfterFunc(test.output, func() { p.output(2, "SSH-2.0-test\r\n") })
+				defer greeting.Stop()
+				if m, err := p.nextData(); err == nil {
+					p.told <- time.Since(began)
+					p.acknowledge(m)
+				}
+				p.drain()
+			})), func(t *testing.T, s *service) {
+				stream := s.dial(t)
+				if _, err := stream.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				if got := (<-s.told).(time.Duration); got < test.want || got > test.want+time.Millisecond {
+					t.Errorf("data came %v after the handshake, want %v", got, test.want)
+				}
+				stream.Close()
+			})
+		})
+	}
+}
+
 func TestTheEndOfAChannel(t *testing.T) {
 	for name, test := range map[string]struct {
 		end  func(*peer)

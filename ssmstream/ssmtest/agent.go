@@ -51,7 +51,7 @@ type agent struct {
 	mu       sync.Mutex // guards what follows
 	changed  sync.Cond
 	paused   bool
-	complete bool // HandshakeComplete has been sent, or there is none
+	complete bool // data is taken: after HandshakeComplete, or from the start
 	port     net.Conn
 	ending   bool // the port is not to be read any longer
 	stopped  bool // the session has ended
@@ -165,14 +165,17 @@ func (a *agent) handshake() error {
 	case <-a.sess.gone:
 		return errSessionGone
 	}
-	a.mu.Lock()
-	a.complete = true
-	a.mu.Unlock()
 	a.sess.srv.count.change(func(st *Stats) { st.HandshakesDone++ })
-	return a.sendJSON(ssmstream.PayloadHandshakeComplete, ssmstream.HandshakeComplete{
+	err := a.sendJSON(ssmstream.PayloadHandshakeComplete, ssmstream.HandshakeComplete{
 		HandshakeTimeToComplete: int64(time.Since(began)),
 		CustomerMessage:         a.cfg.CustomerMessage,
 	})
+	// Only now, as in the agent: until then data is acknowledged and dropped,
+	// that of a client which is faster than this goroutine, too.
+	a.mu.Lock()
+	a.complete = true
+	a.mu.Unlock()
+	return err
 }
 
 func (a *agent) handshakeRequest() ssmstream.HandshakeRequest {
