@@ -14,30 +14,49 @@ type acknowledgement struct {
 	seq         int64
 }
 
-// recentAcks remembers the last acknowledgements. What was on its way when a
-// connection broke may be lost, and the agent asks again for one of them every
-// 100 ms only: they are repeated on the next connection.
+// recentAcks remembers the last acknowledgements, since some get lost: what was
+// on its way when a connection broke, and what the gateway loses. The agent asks
+// again for one of them every 100 ms only, and what it really lacks waits behind
+// them: they are better repeated unasked.
 type recentAcks struct {
-	last  [256]acknowledgement
-	times [256]time.Time
+	ring  [2048]recentAck
 	count int
 }
 
+type recentAck struct {
+	acknowledgement
+	owed     time.Time
+	repeated bool // by after
+}
+
 func (r *recentAcks) add(a acknowledgement, now time.Time) {
-	at := r.count % len(r.last)
-	r.last[at], r.times[at] = a, now
+	r.ring[r.count%len(r.ring)] = recentAck{a, now, false}
 	r.count++
 }
 
 // since returns those that were owed at t or later, oldest first.
 func (r *recentAcks) since(t time.Time) []acknowledgement {
-	var recent []acknowledgement
-	for i := max(0, r.count-len(r.last)); i < r.count; i++ {
-		if at := i % len(r.last); !r.times[at].Before(t) {
-			recent = append(recent, r.last[at])
+	return r.pick(func(a *recentAck) bool { return !a.owed.Before(t) })
+}
+
+// after returns those of messages after seq that were owed before t, oldest
+// first, each of them in one call at most.
+func (r *recentAcks) after(seq int64, t time.Time) []acknowledgement {
+	return r.pick(func(a *recentAck) bool {
+		wanted := a.seq > seq && a.owed.Before(t) && !a.repeated
+		a.repeated = a.repeated || wanted
+		return wanted
+	})
+}
+
+func (r *recentAcks) pick(wanted func(*recentAck) bool) []acknowledgement {
+	var picked []acknowledgement
+	for i := max(0, r.count-len(r.ring)); i < r.count; i++ {
+		if a := &r.ring[i%len(r.ring)]; wanted(a) {
+			picked = append(picked, a.acknowledgement)
 		}
 	}
-	return recent
+	return picked
 }
 
 // readLoop takes in the frames of one connection until it breaks.
@@ -165,13 +184,18 @@ func (s *Stream) receiveOutput(m *Message, now time.Time) {
 		s.send.loseAll() // it may have been sent before the port was connected
 		s.kick()
 	}
+	duplicates := s.recv.duplicates
 	if !s.recv.accept(m, s.deliver) {
 		return
 	}
 	a := acknowledgement{m.Type, m.ID, m.SequenceNumber}
 	if len(s.acks) < maxAcks { // else the agent asks again
 		s.acks = append(s.acks, a)
+	}
+	if s.recv.duplicates == duplicates {
 		s.recent.add(a, now)
+	} else { // its acknowledgement was lost, perhaps with others
+		s.acks = append(s.acks, s.recent.after(m.SequenceNumber, now.Add(-s.send.rtt.srtt-ackMargin))...)
 	}
 	s.kick()
 }

@@ -365,6 +365,41 @@ func TestAfterAPauseWhatIsMissingGoesAgainAtOnce(t *testing.T) {
 	})
 }
 
+func TestADuplicateHasLaterAcknowledgementsRepeatedOnce(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		acknowledged := func(last int64) (numbers []int64) { // up to that of message last
+			for !slices.Contains(numbers, last) {
+				m, err := p.next()
+				if err != nil {
+					break
+				}
+				seq, _ := acknowledgedSequence(m.Payload)
+				numbers = append(numbers, seq)
+			}
+			return numbers
+		}
+		for seq := int64(2); seq < 6; seq++ {
+			p.output(seq, "x")
+		}
+		acknowledged(5) // as far as the client knows
+		time.Sleep(time.Second)
+		p.output(2, "x")
+		p.told <- acknowledged(5)
+		p.output(2, "x")
+		p.output(6, "x")
+		p.told <- acknowledged(6)
+		p.drain()
+	})), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		for _, want := range [][]int64{{2, 3, 4, 5}, {2, 6}} {
+			if got := <-s.told; !slices.Equal(got.([]int64), want) {
+				t.Errorf("acknowledged %v, want %v", got, want)
+			}
+		}
+		stream.Close()
+	})
+}
+
 func TestDataWaitsForTheFirstOutput(t *testing.T) {
 	for name, test := range map[string]struct{ output, want time.Duration }{
 		"as sshd sends it": {300 * time.Millisecond, 300 * time.Millisecond},
