@@ -1,0 +1,208 @@
+package ssmstream
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestABlackholeIsFoundWithin15SecondsWhileDataWaits(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.ws.SetPingHandler(func(string) error { return nil })
+		p.swallow()
+	}), func(p *peer) {
+		m, _ := p.nextData()
+		p.told <- string(m.Payload)
+		p.acknowledge(m)
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		began := time.Now()
+		stream.Write([]byte("precious"))
+		got := <-s.told
+		if took := time.Since(began); got != "precious" || took > 15*time.Second {
+			t.Errorf("%q after %v", got, took)
+		}
+		stream.Close()
+	})
+}
+
+func TestABlackholeIsFoundWithin45SecondsWhileIdle(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.ws.SetPingHandler(func(string) error { return nil })
+		p.swallow()
+	}), func(p *peer) {
+		p.told <- true
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		began := time.Now()
+		<-s.told
+		if took := time.Since(began); took > 45*time.Second {
+			t.Errorf("after %v", took)
+		}
+		stream.Close()
+	})
+}
+
+func TestALossOfOverTwoSecondsIsTold(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {}), func(p *peer) {
+		p.told <- true
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		s.dialErr = func(n int) error {
+			if n > 1 && n < 8 {
+				return errors.New("network is unreachable")
+			}
+			return nil
+		}
+		stream := s.dial(t)
+		<-s.told
+		synctest.Wait()
+		if got, want := s.noticed(), []Notice{NoticeLost, NoticeResumed}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
+		}
+		stream.Close()
+	})
+}
+
+func TestAShortLossIsNotTold(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {}), func(p *peer) {
+		p.told <- true
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		<-s.told
+		time.Sleep(time.Minute)
+		if len(s.noticed()) != 0 || s.resumed() != 1 {
+			t.Errorf("notices %v, %d resumes", s.noticed(), s.resumed())
+		}
+		stream.Close()
+	})
+}
+
+func TestRetriesSlowDownAndEndAfter15Minutes(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {})), func(t *testing.T, s *service) {
+		s.resumeBy = func(int) (Grant, error) { return Grant{}, errors.New("ThrottlingException") }
+		stream := s.dial(t)
+		began := time.Now()
+		_, err := stream.Read(make([]byte, 1))
+		took := time.Since(began)
+		if err == nil || !strings.Contains(err.Error(), "not resumed within 15m0s") || !strings.Contains(err.Error(), "Throttling") {
+			t.Errorf("error %v", err)
+		}
+		if took < 15*time.Minute || took > 15*time.Minute+10*time.Second {
+			t.Errorf("after %v", took)
+		}
+		if s.resumed() < 200 || s.resumed() > 500 {
+			t.Errorf("%d retries in 15 minutes", s.resumed())
+		}
+		stream.Close()
+	})
+}
+
+func TestResumingEndsAtOnceWhereItCannotSucceed(t *testing.T) {
+	for _, final := range []error{ErrSessionOver, Permanent(errors.New("access denied"))} {
+		t.Run(final.Error(), func(t *testing.T) {
+			inBubble(t, scripts(handshakeThen(func(p *peer) {})), func(t *testing.T, s *service) {
+				s.resumeBy = func(int) (Grant, error) { return Grant{}, final }
+				stream := s.dial(t)
+				if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, final) || s.resumed() != 1 {
+					t.Errorf("%v after %d calls", err, s.resumed())
+				}
+				stream.Close()
+			})
+		})
+	}
+}
+
+func TestAConnectionThatBreaksAtOnceIsRetriedEverMoreSlowly(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {}), func(p *peer) {}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		if s.resumed() < 10 || s.resumed() > 40 {
+			t.Errorf("%d resumes in a minute", s.resumed())
+		}
+		stream.Close()
+	})
+}
+
+func TestConnectionsThatBreakAtOnceAreToldAsOneLoss(t *testing.T) {
+	drop := func(*peer) {}
+	inBubble(t, scripts(handshakeThen(drop), drop, drop, drop, drop, drop, drop, (*peer).drain), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		if got, want := s.noticed(), []Notice{NoticeLost, NoticeResumed}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
+		}
+		stream.Close()
+	})
+}
+
+func TestASignedUpgradeRefusedAtFirstIsTriedUnsigned(t *testing.T) {
+	inBubble(t, scripts(handshakeThen((*peer).drain)), func(t *testing.T, s *service) {
+		s.refuse = func(signed bool) bool { return signed }
+		s.dial(t).Close()
+		if got, want := s.noticed(), []Notice{NoticeUnsigned}; !slices.Equal(got, want) {
+			t.Errorf("notices %v, want %v", got, want)
+		}
+	})
+}
+
+func TestASignedUpgradeRefusedLaterIsSignedAfresh(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(*peer) {}), (*peer).drain), func(t *testing.T, s *service) {
+		var signed, unsigned atomic.Int64
+		s.refuse = func(isSigned bool) bool {
+			if !isSigned {
+				unsigned.Add(1)
+				return false
+			}
+			return signed.Add(1) == 2
+		}
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		if signed.Load() != 3 || unsigned.Load() != 0 || len(s.noticed()) != 0 {
+			t.Errorf("%d signed upgrades, %d unsigned, notices %v", signed.Load(), unsigned.Load(), s.noticed())
+		}
+		stream.Close()
+	})
+}
+
+func TestAnUpgradeRefusedBothWaysIsFinal(t *testing.T) {
+	inBubble(t, scripts((*peer).drain), func(t *testing.T, s *service) {
+		s.refuse = func(bool) bool { return true }
+		if _, err := Dial(t.Context(), grant, s.config()); !errors.Is(err, ErrUpgradeRefused) || s.resumed() != 0 {
+			t.Errorf("%v after %d resumes", err, s.resumed())
+		}
+	})
+}
+
+func TestAnAgentThatVanishesForGoodEndsTheStream(t *testing.T) {
+	inBubble(t, scripts(handshakeThen((*peer).swallow), (*peer).swallow), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		stream.Write([]byte("hello"))
+		began := time.Now()
+		_, err := stream.Read(make([]byte, 1))
+		if took := time.Since(began); err == nil || took > 17*time.Minute {
+			t.Errorf("%v after %v", err, took)
+		}
+		stream.Close()
+	})
+}
+
+func TestDialGivesUpOnAServiceThatClosesAtOnce(t *testing.T) {
+	inBubble(t, scripts(func(*peer) {}), func(t *testing.T, s *service) {
+		began := time.Now()
+		_, err := Dial(t.Context(), grant, s.config())
+		if err == nil || !strings.Contains(err.Error(), "closes the data channel") || time.Since(began) > 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		if n := s.noticed(); len(n) != 0 {
+			t.Errorf("notices %v of a connection that never was", n)
+		}
+	})
+}
