@@ -34,10 +34,8 @@ func TestWhatTheCLICachedServes(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, ssmtest.Config{})
 			m.recorded(mfaKey, m.service.Credentials(), time.Now().Add(time.Hour).UTC().Format(format))
-			works(start(t, m.env, "--profile", "mfa", instance))
-			if n := m.calls("AssumeRole"); n != 0 {
-				t.Errorf("AssumeRole was called %d times", n)
-			}
+			m.start("mfa").works()
+			m.expectCalls("AssumeRole", 0)
 		})
 	}
 }
@@ -54,7 +52,7 @@ func TestCacheThatIsNotAnyGoodIsReplaced(t *testing.T) {
 			if name != "expired" {
 				m.write(".aws/cli/cache/"+mfaKey+".json", text)
 			}
-			works(start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance))
+			start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance).works()
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("%v, %v", info, err)
 			}
@@ -65,7 +63,7 @@ func TestCacheThatIsNotAnyGoodIsReplaced(t *testing.T) {
 func TestCacheIsPrivateAndInTheCLIsFormat(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	works(start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance))
+	start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance).works()
 	dir := filepath.Join(m.home, ".aws/cli/cache")
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", info, err)
@@ -98,7 +96,7 @@ func TestHomeThatCannotBeWrittenToCostsTheCacheOnly(t *testing.T) {
 	m := newMachine(t, ssmtest.Config{})
 	m.write(".aws/cli", "a file where a directory should be")
 	m.write(".cache", "another one")
-	works(start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance))
+	start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance).works()
 }
 
 func TestConfigurationElsewhereIsRespected(t *testing.T) {
@@ -112,7 +110,7 @@ func TestConfigurationElsewhereIsRespected(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	works(start(t, env, instance))
+	start(t, env, instance).works()
 	if files := m.files(".aws/cli/cache/" + mfaKey + ".json"); len(files) != 1 {
 		t.Error("not cached where the CLI looks")
 	}
@@ -139,15 +137,13 @@ func TestRealCLIReadsWhatWeCached(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	who := m.identity("mfa")
-	works(start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance))
+	start(t, m.withAskpass("DISPLAY=:0"), "--profile", "mfa", instance).works()
 	p := startCommand(t, m.env, who...)
 	if status := p.wait(); status != 0 {
 		t.Fatalf("exit status %d: %s", status, p.stderr)
 	}
 	p.expect([]byte("arn:aws:sts::123456789012:assumed-role/Admin/"))
-	if n := m.calls("AssumeRole"); n != 1 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.expectCalls("AssumeRole", 1)
 }
 
 func TestWeReadWhatTheRealCLICached(t *testing.T) {
@@ -155,13 +151,11 @@ func TestWeReadWhatTheRealCLICached(t *testing.T) {
 	m := newMachine(t, ssmtest.Config{})
 	s := startCommandAtTerminal(t, m.env, m.identity("mfa")...)
 	s.shows("Enter MFA code for arn:aws:iam::123456789012:mfa/demo: ", 1)
-	s.types(m.service.MFACode() + "\n")
+	s.answers(m)
 	s.expect([]byte("arn:aws:sts::123456789012:assumed-role/Admin/botocore-session-"))
 	s.wait()
-	works(start(t, m.env, "--profile", "mfa", instance))
-	if n := m.calls("AssumeRole"); n != 1 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.start("mfa").works()
+	m.expectCalls("AssumeRole", 1)
 }
 
 func TestRealCLIReadsTheTokenThatWeKept(t *testing.T) {
@@ -171,9 +165,9 @@ func TestRealCLIReadsTheTokenThatWeKept(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, ssmtest.Config{})
 			who := m.identity(profile)
-			s := startAtTerminal(t, m.env, "--profile", profile, instance)
+			s := m.startAtTerminal(profile)
 			s.signsIn(m)
-			works(s.process)
+			s.works()
 			p := startCommand(t, m.env, who...)
 			if status := p.wait(); status != 0 {
 				t.Fatalf("exit status %d: %s", status, p.stderr)

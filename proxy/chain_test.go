@@ -45,8 +45,8 @@ func TestCredentialsOfAContainer(t *testing.T) {
 		}
 		fmt.Fprint(w, keysJSON(m.service.Credentials()))
 	})
-	works(start(t, append(m.env, "AWS_REGION="+m.service.Region(),
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI="+url, "AWS_CONTAINER_AUTHORIZATION_TOKEN=token"), instance))
+	start(t, append(m.env, "AWS_REGION="+m.service.Region(),
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI="+url, "AWS_CONTAINER_AUTHORIZATION_TOKEN=token"), instance).works()
 }
 
 func TestCredentialsOfTheInstanceMetadataService(t *testing.T) {
@@ -68,15 +68,15 @@ func TestCredentialsOfTheInstanceMetadataService(t *testing.T) {
 			http.NotFound(w, r)
 		}
 	})
-	works(start(t, append(m.env, "AWS_REGION="+m.service.Region(), "AWS_EC2_METADATA_DISABLED=false",
-		"AWS_EC2_METADATA_SERVICE_ENDPOINT="+url), instance))
+	start(t, append(m.env, "AWS_REGION="+m.service.Region(), "AWS_EC2_METADATA_DISABLED=false",
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT="+url), instance).works()
 }
 
 func TestCredentialsByWebIdentity(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	works(start(t, append(m.env, "AWS_REGION="+m.service.Region(), "AWS_ROLE_ARN=arn:aws:iam::123456789012:role/Deploy",
-		"AWS_ROLE_SESSION_NAME=pod", "AWS_WEB_IDENTITY_TOKEN_FILE="+m.write("token", m.service.WebIdentityToken())), instance))
+	start(t, append(m.env, "AWS_REGION="+m.service.Region(), "AWS_ROLE_ARN=arn:aws:iam::123456789012:role/Deploy",
+		"AWS_ROLE_SESSION_NAME=pod", "AWS_WEB_IDENTITY_TOKEN_FILE="+m.write("token", m.service.WebIdentityToken())), instance).works()
 }
 
 func TestCredentialsOfAProcess(t *testing.T) {
@@ -85,7 +85,7 @@ func TestCredentialsOfAProcess(t *testing.T) {
 	c := m.service.Credentials()
 	m.write("keys", fmt.Sprintf(`{"Version": 1, "AccessKeyId": %q, "SecretAccessKey": %q, "SessionToken": %q}`, c.AccessKeyID, c.SecretAccessKey, c.SessionToken))
 	m.write(".aws/config", "[profile process]\nregion = "+m.service.Region()+"\ncredential_process = cat "+m.home+"/keys\n")
-	works(start(t, append(m.env, "AWS_PROFILE=process"), instance))
+	start(t, append(m.env, "AWS_PROFILE=process"), instance).works()
 }
 
 // As aws login keeps them, ~/.aws/login/cache, while they are good.
@@ -99,7 +99,7 @@ func TestCredentialsOfAWSLogin(t *testing.T) {
 		`"accountId": "123456789012", "expiresAt": %q}, "clientId": "arn:aws:signin:::devtools/same-device", "refreshToken": "x", "dpopKey": "x", "tokenType": "aws_sigv4"}`,
 		c.AccessKeyID, c.SecretAccessKey, c.SessionToken, time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339)))
 	m.write(".aws/config", "[profile login]\nregion = "+m.service.Region()+"\nlogin_session = "+session+"\n")
-	works(start(t, append(m.env, "AWS_PROFILE=login"), instance))
+	start(t, append(m.env, "AWS_PROFILE=login"), instance).works()
 }
 
 func TestRoleOfTheEnvironmentsKeys(t *testing.T) {
@@ -108,9 +108,7 @@ func TestRoleOfTheEnvironmentsKeys(t *testing.T) {
 	c := m.service.UserCredentials()
 	m.write(".aws/config", "[profile env]\nregion = "+m.service.Region()+"\nrole_arn = arn:aws:iam::123456789012:role/Deploy\ncredential_source = Environment\n")
 	env := append(m.env, "AWS_ACCESS_KEY_ID="+c.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+c.SecretAccessKey)
-	works(start(t, env, "--profile", "env", instance))
-	works(start(t, env, "--profile", "env", instance))
-	if n := m.calls("AssumeRole"); n != 1 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	start(t, env, "--profile", "env", instance).works()
+	start(t, env, "--profile", "env", instance).works()
+	m.expectCalls("AssumeRole", 1)
 }

@@ -15,8 +15,7 @@ import (
 
 func TestCutConnectionIsResumedByteExact(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{NoPacing: true})
-	p := connected(t, s)
+	s, p := newSession(t, ssmtest.Config{NoPacing: true})
 	for range 5 {
 		data := randomBytes(100 << 10)
 		go p.stdin.Write(data)
@@ -25,8 +24,7 @@ func TestCutConnectionIsResumedByteExact(t *testing.T) {
 		p.expect(data)
 	}
 	p.stdin.Close()
-	p.endsQuietly()
-	idle(t, s)
+	p.endsInOrder(s)
 	if st := s.Stats(); st.Resumed < 5 {
 		t.Errorf("resumed %d times", st.Resumed)
 	}
@@ -34,12 +32,9 @@ func TestCutConnectionIsResumedByteExact(t *testing.T) {
 
 func TestExportedCredentialsThatExpireEndTheSessionWithWords(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{})
-	p := connected(t, s)
+	s, p := newSession(t, ssmtest.Config{})
 	s.ExpireCredentials()
-	if status := p.wait(); status != 1 {
-		t.Errorf("exit status %d, want 1", status)
-	}
+	p.ends(1)
 	want := "ssmproxy: the AWS credentials have expired\nssmproxy: hint: they come from the environment: export AWS_ACCESS_KEY_ID, "
 	if text := p.stderr.String(); !strings.HasPrefix(text, want) {
 		t.Errorf("got %q", text)
@@ -60,12 +55,11 @@ func TestCredentialsAreTakenAfreshFromTheirFile(t *testing.T) {
 	write(s.Credentials())
 	env := append(s.Env(), "AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=", "AWS_SHARED_CREDENTIALS_FILE="+file)
 	p := start(t, env, instance)
-	p.expect([]byte(banner))
+	p.connects()
 	s.ExpireCredentials()
 	write(s.RenewCredentials())
 	s.CutAll()
-	p.send([]byte("an hour later"))
-	p.expect([]byte("an hour later"))
+	p.echoes("an hour later")
 	p.stdin.Close()
 	p.wait()
 	idle(t, s)
@@ -73,14 +67,12 @@ func TestCredentialsAreTakenAfreshFromTheirFile(t *testing.T) {
 
 func TestConnectionLostAndBackIsSaidOnce(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{})
-	p := connected(t, s)
+	s, p := newSession(t, ssmtest.Config{})
 	s.Outage(time.Hour)
 	p.says("ssmproxy: connection to the service lost, resuming…\n")
 	s.Outage(0)
 	p.says("ssmproxy: connection to the service resumed\n")
-	p.send([]byte("back"))
-	p.expect([]byte("back"))
+	p.echoes("back")
 	p.stdin.Close()
 	p.wait()
 	if n := strings.Count(p.stderr.String(), "\n"); n != 2 {
@@ -90,8 +82,7 @@ func TestConnectionLostAndBackIsSaidOnce(t *testing.T) {
 
 func TestCustomerMessageGoesToThePersonOnly(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{CustomerMessage: "This session is recorded.\x1b[2J"})
-	p := connected(t, s)
+	_, p := newSession(t, ssmtest.Config{CustomerMessage: "This session is recorded.\x1b[2J"})
 	p.stdin.Close()
 	p.expectEnd()
 	p.wait()
@@ -102,12 +93,9 @@ func TestCustomerMessageGoesToThePersonOnly(t *testing.T) {
 
 func TestSignedUpgradeRefusedIsExplainedOnce(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{RefuseSigned: true})
-	p := connected(t, s)
+	_, p := newSession(t, ssmtest.Config{RefuseSigned: true})
 	p.stdin.Close()
-	if status := p.wait(); status != 0 {
-		t.Errorf("exit status %d", status)
-	}
+	p.ends(0)
 	text := p.stderr.String()
 	if strings.Count(text, "\n") != 2 || !strings.Contains(text, "hint: the policy of this user or role lacks the statement {") {
 		t.Errorf("got %q", text)
@@ -116,8 +104,7 @@ func TestSignedUpgradeRefusedIsExplainedOnce(t *testing.T) {
 
 func TestUpgradeIsSigned(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{RefuseUnsigned: true, MinClientVersion: "1.2.764.0"})
-	p := connected(t, s)
+	s, p := newSession(t, ssmtest.Config{RefuseUnsigned: true, MinClientVersion: "1.2.764.0"})
 	p.stdin.Close()
 	p.endsQuietly()
 	if st := s.Stats(); st.SignedUpgrades != 1 || st.RefusedBare != 0 || st.Connections > 2 {
@@ -127,8 +114,7 @@ func TestUpgradeIsSigned(t *testing.T) {
 
 func TestPresignedURLIsNotSignedAgain(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, ssmtest.Config{PresignedURL: true})
-	p := connected(t, s)
+	s, p := newSession(t, ssmtest.Config{PresignedURL: true})
 	p.stdin.Close()
 	p.endsQuietly()
 	if st := s.Stats(); st.Presigned != 1 || st.SignedUpgrades != 0 {

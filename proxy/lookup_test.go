@@ -44,7 +44,7 @@ func TestNodeThatMatchesTwiceIsOne(t *testing.T) {
 		{InstanceID: instance, ComputerName: "web.corp", Tags: map[string]string{"Name": "web"}},
 	}})
 	p := start(t, s.Env(), "web")
-	p.expect([]byte(banner))
+	p.connects()
 	p.stdin.Close()
 	p.endsQuietly()
 }
@@ -54,7 +54,7 @@ func TestLookUpOutlivesFaultsOfTheService(t *testing.T) {
 	s, _ := newService(t, ssmtest.Config{Nodes: []ssmtest.Node{{InstanceID: instance, ComputerName: "web"}}})
 	s.FailCalls("DescribeInstanceInformation", 2, ssmtest.ErrInternal)
 	p := start(t, s.Env(), "web")
-	p.expect([]byte(banner))
+	p.connects()
 	p.stdin.Close()
 	p.endsQuietly()
 	if calls := s.Stats().Calls["DescribeInstanceInformation"]; calls < 4 {

@@ -3,9 +3,6 @@
 package proxy
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,180 +13,81 @@ import (
 	"ssmproxy/ssmstream/ssmtest"
 )
 
-// machine is a client's: a home directory with the service's profiles in it.
-type machine struct {
-	*testing.T
-	service *ssmtest.Server
-	home    string
-	env     []string // without the keys of Server.Env
-}
-
-func newMachine(t *testing.T, cfg ssmtest.Config) *machine {
-	t.Helper()
-	s, _ := newService(t, cfg)
-	m := &machine{T: t, service: s, home: t.TempDir()}
-	config, credentials := s.Profiles()
-	m.write(".aws/config", config)
-	m.write(".aws/credentials", credentials)
-	for _, setting := range s.Env() {
-		name, _, _ := strings.Cut(setting, "=")
-		switch name {
-		case "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE":
-		default:
-			m.env = append(m.env, setting)
-		}
-	}
-	m.env = append(m.env, "HOME="+m.home)
-	return m
-}
-
-// write makes a file of mode 0700 in the home directory, and returns its path.
-func (m *machine) write(name, text string) string {
-	m.Helper()
-	path := filepath.Join(m.home, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		m.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		m.Fatal(err)
-	}
-	return path
-}
-
-func (m *machine) read(name string) string {
-	m.Helper()
-	data, err := os.ReadFile(filepath.Join(m.home, name))
-	if err != nil {
-		m.Fatal(err)
-	}
-	return string(data)
-}
-
-// files lists those that match a pattern in the home directory.
-func (m *machine) files(pattern string) []string {
-	m.Helper()
-	found, err := filepath.Glob(filepath.Join(m.home, pattern))
-	if err != nil {
-		m.Fatal(err)
-	}
-	return found
-}
-
-func (m *machine) calls(action string) int { return m.service.Stats().Calls[action] }
-
-// works lets a process that has connected carry something, and end.
-func works(p *process) {
-	p.Helper()
-	p.expect([]byte(banner))
-	p.send([]byte("all is well"))
-	p.expect([]byte("all is well"))
-	p.stdin.Close()
-	p.expectEnd()
-	p.endsQuietly()
-}
-
-const question = "ssmproxy: MFA code of arn:aws:iam::123456789012:mfa/demo for profile mfa: "
-
 func TestMFACodeIsAskedOnTheTerminalWithoutEcho(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
-	code := m.service.MFACode()
-	s.types(code + "\n")
-	works(s.process)
+	s := m.answered("mfa")
+	s.works()
 	if got := s.screen.String(); got != question+"\r\n" {
 		t.Errorf("the screen shows %q", got)
 	}
-	if s.changed() {
-		t.Error("the terminal is not as it was")
-	}
+	s.expectRestored()
 }
 
 func TestMFACodeIsRememberedForTheNext(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
-	s.types(m.service.MFACode() + "\n")
-	works(s.process)
-	works(start(t, m.env, "--profile", "mfa", instance))
-	if n := m.calls("AssumeRole"); n != 1 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.answered("mfa").works()
+	m.start("mfa").works()
+	m.expectCalls("AssumeRole", 1)
 }
 
 func TestMistypedCodeMayBeTypedAgain(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
+	s := m.asked("mfa")
 	s.types("12345\n")
 	s.shows("ssmproxy: that was no code of six digits; MFA code of ", 1)
 	s.types("000000\n")
 	s.shows("ssmproxy: AWS did not accept that code, and each is good once; the next MFA code of arn:aws:iam::123456789012:mfa/demo for profile mfa: ", 1)
 	code := m.service.MFACode()
 	s.types(code[:3] + " " + code[3:] + "\n")
-	works(s.process)
+	s.works()
 }
 
 func TestThreeWrongCodesAreAnError(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
+	s := m.startAtTerminal("mfa")
 	for i := range 3 {
 		s.shows(" for profile mfa: ", i+1)
 		s.types("000000\n")
 	}
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: AWS did not accept the MFA code\nssmproxy: hint: ")
-	if n := m.calls("AssumeRole"); n != 3 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	s.ends(1, "ssmproxy: AWS did not accept the MFA code\nssmproxy: hint: ")
+	m.expectCalls("AssumeRole", 3)
 }
 
 func TestDeviceThatIsNotKnownIsNotAskedForAgain(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	m.write(".aws/config", strings.ReplaceAll(m.read(".aws/config"), "mfa/demo", "mfa/old"))
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
+	m.edit(".aws/config", "mfa/demo", "mfa/old")
+	s := m.startAtTerminal("mfa")
 	s.shows("mfa/old for profile mfa: ", 1)
-	s.types(m.service.MFACode() + "\n")
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: AWS does not know the MFA device as one of yours\n")
+	s.answers(m)
+	s.ends(1, "ssmproxy: AWS does not know the MFA device as one of yours\n")
 }
 
 func TestCtrlCAtTheQuestionLeavesTheTerminalAsItWas(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
+	s := m.asked("mfa")
 	if !s.changed() {
 		t.Error("echo is on")
 	}
 	s.types("123\x03")
 	s.wait()
-	if s.changed() {
-		t.Error("the terminal is not as it was")
-	}
+	s.expectRestored()
 	if text := s.stderr.String(); text != "" {
 		t.Errorf("said %q", text)
 	}
 	s.expectEnd()
-	if n := m.calls("AssumeRole"); n != 0 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.expectCalls("AssumeRole", 0)
 }
 
 func TestQuestionIsPutAgainAfterAStop(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
+	s := m.asked("mfa")
 	s.cmd.Process.Signal(syscall.SIGSTOP)
 	if err := term.Restore(int(s.tty.Fd()), &s.before); err != nil { // as the shell does
 		t.Fatal(err)
@@ -199,23 +97,18 @@ func TestQuestionIsPutAgainAfterAStop(t *testing.T) {
 	if !s.changed() {
 		t.Error("echo is on")
 	}
-	s.types(m.service.MFACode() + "\n")
-	works(s.process)
-	if s.changed() {
-		t.Error("the terminal is not as it was")
-	}
+	s.answers(m)
+	s.works()
+	s.expectRestored()
 }
 
 func TestQuestionEndsWithSSH(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
+	s := m.asked("mfa")
 	s.stdin.Close()
 	s.endsQuietly()
-	if s.changed() {
-		t.Error("the terminal is not as it was")
-	}
+	s.expectRestored()
 }
 
 func TestNobodyToAskIsExplained(t *testing.T) {
@@ -226,23 +119,10 @@ func TestNobodyToAskIsExplained(t *testing.T) {
 		"hint: connect once from a terminal", "hint: or set SSH_ASKPASS")
 }
 
-// withAskpass returns settings with a program for SSH_ASKPASS that answers with
-// a new code, and notes how it was started.
-func (m *machine) withAskpass(settings ...string) (env []string) {
-	m.Helper()
-	program := m.write("askpass", fmt.Sprintf(`#!/bin/sh
-echo "question: $*" >>%[1]s/asked
-echo "prompt: ${SSH_ASKPASS_PROMPT-unset}" >>%[1]s/asked
-ps -A -o args= >>%[1]s/processes
-echo %[2]s
-`, m.home, m.service.MFACode()))
-	return append(append(m.env, "SSH_ASKPASS="+program), settings...)
-}
-
 func TestWithoutATerminalTheQuestionGoesToAskpass(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	works(start(t, m.withAskpass("DISPLAY=:0", "SSH_ASKPASS_PROMPT=confirm"), "--profile", "mfa", instance))
+	start(t, m.withAskpass("DISPLAY=:0", "SSH_ASKPASS_PROMPT=confirm"), "--profile", "mfa", instance).works()
 	if got, want := m.read("asked"), "question: "+question+"\nprompt: unset\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -266,9 +146,9 @@ func TestAskpassBesideATerminal(t *testing.T) {
 			s := startAtTerminal(t, m.withAskpass(test.settings...), "--profile", "mfa", instance)
 			if !test.askpass {
 				s.shows(question, 1)
-				s.types(m.service.MFACode() + "\n")
+				s.answers(m)
 			}
-			works(s.process)
+			s.works()
 			if asked := len(m.files("asked")) == 1; asked != test.askpass {
 				t.Errorf("askpass was used: %v", asked)
 			}
@@ -290,54 +170,32 @@ func TestTenAtOnceAskOnce(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	env := m.withAskpass("DISPLAY=:0")
-	var all []*process
-	for range 10 {
-		all = append(all, start(t, env, "--profile", "mfa", instance))
-	}
-	for _, p := range all {
-		works(p)
-	}
+	tenAtOnce(func() *process { return start(t, env, "--profile", "mfa", instance) })
 	if n := strings.Count(m.read("asked"), "question: "); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
-	if n := m.calls("AssumeRole"); n != 1 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.expectCalls("AssumeRole", 1)
 }
 
 func TestRoleThatIsAssumedByAnMFARoleAsksOnce(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "chain", instance)
-	s.shows(question, 1)
-	s.types(m.service.MFACode() + "\n")
-	works(s.process)
-	if n := m.calls("AssumeRole"); n != 2 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
-	works(start(t, m.env, "--profile", "chain", instance))
-	works(start(t, m.env, "--profile", "mfa", instance))
-	if n := m.calls("AssumeRole"); n != 2 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.answered("chain").works()
+	m.expectCalls("AssumeRole", 2)
+	m.start("chain").works()
+	m.start("mfa").works()
+	m.expectCalls("AssumeRole", 2)
 }
 
 // Nothing may be asked in the middle of a session: the terminal is ssh's.
 func TestNothingIsAskedOnceTheStreamStands(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
-	s.types(m.service.MFACode() + "\n")
-	s.expect([]byte(banner))
-	for _, file := range m.files(".aws/cli/cache/*.json") {
-		os.Remove(file)
-	}
+	s := m.answered("mfa")
+	s.connects()
+	m.remove(".aws/cli/cache/*.json")
 	m.service.ExpireCredentials()
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: the AWS credentials have expired\nssmproxy: hint: connect again: the MFA code of ")
+	s.ends(1, "ssmproxy: the AWS credentials have expired\nssmproxy: hint: connect again: the MFA code of ")
 	if got := s.screen.String(); strings.Count(got, "MFA") != 1 {
 		t.Errorf("the screen shows %q", got)
 	}
@@ -346,20 +204,12 @@ func TestNothingIsAskedOnceTheStreamStands(t *testing.T) {
 func TestCodeGivenMeanwhileServesARunningSession(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
-	s.types(m.service.MFACode() + "\n")
-	s.expect([]byte(banner))
-	for _, file := range m.files(".aws/cli/cache/*.json") {
-		os.Remove(file)
-	}
-	other := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	other.shows(question, 1)
-	other.types(m.service.MFACode() + "\n")
-	works(other.process)
+	s := m.answered("mfa")
+	s.connects()
+	m.remove(".aws/cli/cache/*.json")
+	m.answered("mfa").works()
 	m.service.CutAll()
-	s.send([]byte("goes on"))
-	s.expect([]byte("goes on"))
+	s.echoes("goes on")
 	s.stdin.Close()
 	s.wait()
 }
@@ -368,16 +218,9 @@ func TestOldCredentialsAreRenewedAndServeWhereNobodyCanBeAsked(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{RoleLifetime: 10 * time.Minute})
 	for i := range 2 {
-		s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-		s.shows(question, 1)
-		s.types(m.service.MFACode() + "\n")
-		works(s.process)
-		if n := m.calls("AssumeRole"); n != i+1 {
-			t.Errorf("AssumeRole was called %d times", n)
-		}
+		m.answered("mfa").works()
+		m.expectCalls("AssumeRole", i+1)
 	}
-	works(start(t, m.env, "--profile", "mfa", instance))
-	if n := m.calls("AssumeRole"); n != 2 {
-		t.Errorf("AssumeRole was called %d times", n)
-	}
+	m.start("mfa").works()
+	m.expectCalls("AssumeRole", 2)
 }

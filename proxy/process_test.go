@@ -40,9 +40,9 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// product builds the product once: under -race with the race detector, whose
+// build builds the product once: under -race with the race detector, whose
 // reports spoil standard error.
-var product = sync.OnceValues(func() (string, error) {
+var build = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(scratch, "ssmproxy")
 	args := []string{"build", "-o", path}
 	if raceEnabled {
@@ -54,6 +54,16 @@ var product = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// product returns the path of the binary.
+func product(t *testing.T) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 const (
 	instance = "i-0123456789abcdef0"
@@ -102,11 +112,7 @@ func (r *recorder) snapshot() (string, chan struct{}) {
 // the person who runs the test.
 func start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	path, err := product()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return startCommand(t, env, append([]string{path}, args...)...)
+	return startCommand(t, env, append([]string{product(t)}, args...)...)
 }
 
 func startCommand(t *testing.T, env []string, command ...string) *process {
@@ -199,12 +205,21 @@ func (p *process) wait() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// ends waits for the end, and checks the exit status and that the words are said.
+func (p *process) ends(status int, words ...string) {
+	p.Helper()
+	if got := p.wait(); got != status {
+		p.Errorf("exit status %d, want %d", got, status)
+	}
+	for _, w := range words {
+		p.says(w)
+	}
+}
+
 // endsQuietly waits for the end, checks the exit status, and that nothing is said.
 func (p *process) endsQuietly() {
 	p.Helper()
-	if status := p.wait(); status != 0 {
-		p.Errorf("exit status %d, want 0", status)
-	}
+	p.ends(0)
 	if text := p.stderr.String(); text != "" {
 		p.Errorf("on standard error: %q", text)
 	}
@@ -261,6 +276,29 @@ func (p *process) send(data []byte) {
 	if _, err := p.stdin.Write(data); err != nil {
 		p.Fatal(err)
 	}
+}
+
+// connects waits until the far end has spoken.
+func (p *process) connects() {
+	p.Helper()
+	p.expect([]byte(banner))
+}
+
+// echoes sends the words, which have to come back.
+func (p *process) echoes(words string) {
+	p.Helper()
+	p.send([]byte(words))
+	p.expect([]byte(words))
+}
+
+// works lets the process connect, carry something, and end.
+func (p *process) works() {
+	p.Helper()
+	p.connects()
+	p.echoes("all is well")
+	p.stdin.Close()
+	p.expectEnd()
+	p.endsQuietly()
 }
 
 const banner = "SSH-2.0-echo\r\n"

@@ -76,7 +76,7 @@ func TestNoCodeOrTokenIsShownLoggedOrAnArgument(t *testing.T) {
 	s.shows("MFA code of ", 2)
 	secrets["code"] = m.service.MFACode()
 	s.types(secrets["code"] + "\n")
-	s.expect([]byte(banner))
+	s.connects()
 	visible += processes(t)
 	s.stdin.Close()
 	s.expectEnd()
@@ -92,13 +92,11 @@ func TestNoCodeOrTokenIsShownLoggedOrAnArgument(t *testing.T) {
 	}
 	collect()
 	// The CLI's cache does not care who assumes a role: this one would do.
-	if err := os.RemoveAll(filepath.Join(m.home, ".aws/cli")); err != nil {
-		t.Fatal(err)
-	}
+	m.remove(".aws/cli")
 	env = m.withAskpass("DISPLAY=:0")
 	secrets["askpass code"] = m.read("askpass")[strings.LastIndex(m.read("askpass"), "echo ")+5:][:6]
 	p := start(t, env, append(flags, "mfa", instance)...)
-	p.expect([]byte(banner))
+	p.connects()
 	visible += processes(t)
 	p.stdin.Close()
 	p.expectEnd()
@@ -136,7 +134,7 @@ func TestSlowSourceSaysWhatItWaitsFor(t *testing.T) {
 	m.write(".aws/config", m.read(".aws/config")+"[profile slow]\nregion = eu-central-1\ncredential_process = cat "+fifo+"\n"+
 		"[profile slow-role]\nregion = eu-central-1\nrole_arn = arn:aws:iam::123456789012:role/Deploy\nsource_profile = slow\n")
 	for _, profile := range []string{"slow", "slow-role"} {
-		p := start(t, m.env, "--profile", profile, instance)
+		p := m.start(profile)
 		want := map[string]string{
 			"slow":      "ssmproxy: waiting for credentials for profile slow: the credential_process\n",
 			"slow-role": "ssmproxy: waiting for credentials for profile slow-role: the credential_process, then STS, to assume a role\n",
@@ -150,7 +148,7 @@ func TestSlowSourceSaysWhatItWaitsFor(t *testing.T) {
 		if err := os.WriteFile(fifo, answer, 0); err != nil {
 			t.Fatal(err)
 		}
-		p.expect([]byte(banner))
+		p.connects()
 		p.stdin.Close()
 		p.wait()
 		if got := p.stderr.String(); got != want {
@@ -162,15 +160,14 @@ func TestSlowSourceSaysWhatItWaitsFor(t *testing.T) {
 func TestWaitingForAnotherIsSaid(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "mfa", instance)
-	s.shows(question, 1)
-	other := startAtTerminal(t, m.env, "--profile", "mfa", instance)
+	s := m.asked("mfa")
+	other := m.startAtTerminal("mfa")
 	other.says("ssmproxy: waiting for another ssmproxy, which asks for the MFA code of arn:aws:iam::123456789012:mfa/demo\n")
 	s.types("\x03") // it gives up, and the other's turn has come
 	s.wait()
 	other.shows(question, 1)
-	other.types(m.service.MFACode() + "\n")
-	other.expect([]byte(banner))
+	other.answers(m)
+	other.connects()
 	other.stdin.Close()
 	other.wait()
 }

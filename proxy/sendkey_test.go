@@ -110,7 +110,7 @@ func TestPushOutlivesFaultsOfTheService(t *testing.T) {
 	s, _ := newService(t, ssmtest.Config{})
 	s.FailCalls("SendSSHPublicKey", 2, &ssmtest.CallError{Code: "ServiceException", Status: 500})
 	p := start(t, s.Env(), append(keyArgs(t, edKey), instance)...)
-	p.expect([]byte(banner))
+	p.connects()
 	p.stdin.Close()
 	p.endsQuietly()
 	idle(t, s)

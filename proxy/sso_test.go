@@ -42,30 +42,18 @@ func TestTokenOfTheCLIServes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	m.signedIn(time.Hour)
-	works(start(t, m.env, "--profile", "sso", instance))
-	works(start(t, m.env, "--profile", "sso", instance))
-	if n := m.calls("GetRoleCredentials"); n != 1 {
-		t.Errorf("GetRoleCredentials was called %d times", n)
-	}
-	if n := m.calls("CreateToken"); n != 0 {
-		t.Errorf("the token was refreshed %d times", n)
-	}
+	m.start("sso").works()
+	m.start("sso").works()
+	m.expectCalls("GetRoleCredentials", 1)
+	m.expectCalls("CreateToken", 0)
 }
 
 func TestExpiredTokenIsRefreshedOnceByTen(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	old := m.signedIn(-time.Minute)
-	var all []*process
-	for range 10 {
-		all = append(all, start(t, m.env, "--profile", "sso", instance))
-	}
-	for _, p := range all {
-		works(p)
-	}
-	if n := m.calls("CreateToken"); n != 1 {
-		t.Errorf("the token was refreshed %d times", n)
-	}
+	tenAtOnce(func() *process { return m.start("sso") })
+	m.expectCalls("CreateToken", 1)
 	now := m.token()
 	if now["accessToken"] == old.AccessToken || now["refreshToken"] == old.RefreshToken || now["clientId"] != old.ClientID || now["region"] != "us-east-2" {
 		t.Errorf("kept %v", now)
@@ -108,9 +96,9 @@ func TestSigningInAtATerminal(t *testing.T) {
 		t.Run(profile, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t, ssmtest.Config{})
-			s := startAtTerminal(t, m.env, "--profile", profile, instance)
+			s := m.startAtTerminal(profile)
 			code := s.signsIn(m)
-			works(s.process)
+			s.works()
 			page := m.service.URL() + "/device"
 			name := map[string]string{"sso": "corp", "sso-legacy": m.service.SSOStartURL()}[profile]
 			for _, line := range []string{
@@ -128,11 +116,9 @@ func TestSigningInAtATerminal(t *testing.T) {
 				t.Errorf("%v, %v", info, err)
 			}
 			// From now on nobody is asked.
-			os.RemoveAll(filepath.Join(m.home, ".aws/cli"))
-			works(start(t, m.env, "--profile", profile, instance))
-			if n := m.calls("RegisterClient"); n != 1 {
-				t.Errorf("registered %d times", n)
-			}
+			m.remove(".aws/cli")
+			m.start(profile).works()
+			m.expectCalls("RegisterClient", 1)
 		})
 	}
 }
@@ -142,7 +128,7 @@ func TestTenAtOnceSignInOnce(t *testing.T) {
 	m := newMachine(t, ssmtest.Config{})
 	var all []*seat
 	for range 10 {
-		all = append(all, startAtTerminal(t, m.env, "--profile", "sso", instance))
+		all = append(all, m.startAtTerminal("sso"))
 	}
 	code, err := m.service.AwaitSignIn(t.Context())
 	if err != nil {
@@ -150,13 +136,11 @@ func TestTenAtOnceSignInOnce(t *testing.T) {
 	}
 	m.service.AnswerSignIn(code, true)
 	for _, s := range all {
-		s.expect([]byte(banner))
+		s.connects()
 		s.stdin.Close()
 		s.wait()
 	}
-	if n := m.calls("StartDeviceAuthorization"); n != 1 {
-		t.Errorf("%d device authorizations", n)
-	}
+	m.expectCalls("StartDeviceAuthorization", 1)
 }
 
 func TestTokenThatTheServiceRefusesIsReplaced(t *testing.T) {
@@ -164,51 +148,39 @@ func TestTokenThatTheServiceRefusesIsReplaced(t *testing.T) {
 	m := newMachine(t, ssmtest.Config{})
 	m.signedIn(time.Hour)
 	m.service.EndSignIns()
-	s := startAtTerminal(t, m.env, "--profile", "sso", instance)
+	s := m.startAtTerminal("sso")
 	s.signsIn(m)
-	works(s.process)
+	s.works()
 	// The registration that came with the old token is still good.
-	if n := m.calls("RegisterClient"); n != 0 {
-		t.Errorf("registered %d times", n)
-	}
+	m.expectCalls("RegisterClient", 0)
 }
 
 func TestSignInThatIsRefusedOrForgotten(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "sso", instance)
+	s := m.startAtTerminal("sso")
 	code, err := m.service.AwaitSignIn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.service.AnswerSignIn(code, false)
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: the sign-in to SSO was refused in the browser\n")
+	s.ends(1, "ssmproxy: the sign-in to SSO was refused in the browser\n")
 
 	m.service.FailCalls("CreateToken", -1, &ssmtest.CallError{Code: "ExpiredTokenException", Message: "Device code has expired"})
-	s = startAtTerminal(t, m.env, "--profile", "sso", instance)
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: nobody signed in to SSO in time\nssmproxy: hint: try again, or run aws sso login --profile sso\n")
+	s = m.startAtTerminal("sso")
+	s.ends(1, "ssmproxy: nobody signed in to SSO in time\nssmproxy: hint: try again, or run aws sso login --profile sso\n")
 }
 
 func TestSignInWaitsNoLongerThanTheServiceDoes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{DeviceLifetime: time.Second})
-	s := startAtTerminal(t, m.env, "--profile", "sso", instance)
-	if status := s.wait(); status != 1 {
-		t.Errorf("exit status %d", status)
-	}
-	s.says("ssmproxy: nobody signed in to SSO in time\n")
+	m.startAtTerminal("sso").ends(1, "ssmproxy: nobody signed in to SSO in time\n")
 }
 
 func TestCtrlCEndsTheWaitForASignIn(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "sso", instance)
+	s := m.startAtTerminal("sso")
 	s.shows("waiting for you to sign in", 1)
 	s.types("\x03")
 	s.endsQuietly()
@@ -217,16 +189,14 @@ func TestCtrlCEndsTheWaitForASignIn(t *testing.T) {
 func TestMFARoleThroughSSO(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
-	s := startAtTerminal(t, m.env, "--profile", "sso-mfa", instance)
+	s := m.startAtTerminal("sso-mfa")
 	s.signsIn(m)
 	s.shows("ssmproxy: MFA code of arn:aws:iam::123456789012:mfa/demo for profile sso-mfa: ", 1)
 	s.types("000000\n")
 	s.shows("AWS did not accept that code", 1)
-	s.types(m.service.MFACode() + "\n")
-	works(s.process)
-	if n := m.calls("GetRoleCredentials"); n != 1 {
-		t.Errorf("GetRoleCredentials was called %d times", n)
-	}
+	s.answers(m)
+	s.works()
+	m.expectCalls("GetRoleCredentials", 1)
 }
 
 func TestBrowserIsStartedWithoutTheCode(t *testing.T) {
@@ -240,14 +210,14 @@ func TestBrowserIsStartedWithoutTheCode(t *testing.T) {
 		return err == nil && string(opened) == m.service.URL()+"/device\n"
 	})
 	s.signsIn(m)
-	works(s.process)
+	s.works()
 
-	os.Remove(m.home + "/opened")
-	os.RemoveAll(m.home + "/.aws/sso")
-	os.RemoveAll(m.home + "/.aws/cli")
+	m.remove("opened")
+	m.remove(".aws/sso")
+	m.remove(".aws/cli")
 	s = startAtTerminal(t, append(env, "SSH_CONNECTION=192.0.2.1 1 192.0.2.2 22"), "--profile", "sso", instance)
 	s.signsIn(m)
-	works(s.process)
+	s.works()
 	if len(m.files("opened")) != 0 {
 		t.Error("a browser was started on the far end of an SSH session")
 	}
@@ -257,7 +227,7 @@ func TestRoleThatIsNotGrantedIsExplained(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	m.signedIn(time.Hour)
-	m.write(".aws/config", strings.ReplaceAll(m.read(".aws/config"), "sso_role_name = Developer", "sso_role_name = Admin"))
+	m.edit(".aws/config", "sso_role_name = Developer", "sso_role_name = Admin")
 	fails(t, 1, m.env, []string{"--profile", "sso", instance},
 		"ssmproxy: SSO gives you no role Admin in account 123456789012\n")
 }
@@ -266,16 +236,13 @@ func TestSSOSessionGoesOnWithARefreshedToken(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, ssmtest.Config{})
 	m.signedIn(time.Hour)
-	p := start(t, m.env, "--profile", "sso", instance)
-	p.expect([]byte(banner))
+	p := m.start("sso")
+	p.connects()
 	m.signedIn(-time.Minute) // hours later
-	os.RemoveAll(filepath.Join(m.home, ".aws/cli"))
+	m.remove(".aws/cli")
 	m.service.ExpireCredentials()
-	p.send([]byte("goes on"))
-	p.expect([]byte("goes on"))
+	p.echoes("goes on")
 	p.stdin.Close()
 	p.wait()
-	if n := m.calls("CreateToken"); n != 1 {
-		t.Errorf("the token was refreshed %d times", n)
-	}
+	m.expectCalls("CreateToken", 1)
 }

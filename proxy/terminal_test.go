@@ -39,11 +39,7 @@ type seat struct {
 // startAtTerminal runs the binary at a terminal of its own.
 func startAtTerminal(t *testing.T, env []string, args ...string) *seat {
 	t.Helper()
-	path, err := product()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return startCommandAtTerminal(t, env, append([]string{path}, args...)...)
+	return startCommandAtTerminal(t, env, append([]string{product(t)}, args...)...)
 }
 
 func startCommandAtTerminal(t *testing.T, env []string, command ...string) *seat {
@@ -111,4 +107,12 @@ func (s *seat) changed() bool {
 		s.Fatal(err)
 	}
 	return !reflect.DeepEqual(*now, s.before)
+}
+
+// expectRestored checks that the terminal is left as it was.
+func (s *seat) expectRestored() {
+	s.Helper()
+	if s.changed() {
+		s.Error("the terminal is not as it was")
+	}
 }

@@ -156,11 +156,7 @@ func TestWaitingLineGoesAwayOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	path, err := product()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := startCommandOn(t, stdio{stderr: tty}, s.Env(), path, "--wait", "1m", instance)
+	p := startCommandOn(t, stdio{stderr: tty}, s.Env(), product(t), "--wait", "1m", instance)
 	tty.Close()
 	shown := &recorder{grown: make(chan struct{})}
 	read := make(chan struct{})
@@ -172,7 +168,7 @@ func TestWaitingLineGoesAwayOnATerminal(t *testing.T) {
 	line := "\rssmproxy: waiting for " + instance + " to come online: 1s of 1m"
 	p.says(line)
 	s.SetNodes(ssmtest.Node{InstanceID: instance})
-	p.expect([]byte(banner))
+	p.connects()
 	p.stdin.Close()
 	if status := p.wait(); status != 0 {
 		t.Errorf("exit status %d", status)
