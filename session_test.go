@@ -284,6 +284,9 @@ func TestFirstBytesWaitForThePort(t *testing.T) {
 	}
 }
 
+// What TestUnderFaultsCopiesAreExact does not show: cuts come at any moment, not
+// between messages only, each is healed without a word, and by resuming the one
+// session.
 func TestCopyGoesOnAcrossCuts(t *testing.T) {
 	t.Parallel()
 	need(t, "scp")
