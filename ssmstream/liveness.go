@@ -18,6 +18,10 @@ const (
 	// silentAgent is how long a gateway may answer pings while the agent
 	// behind it acknowledges nothing, before another connection is tried.
 	silentAgent = 30 * time.Second
+
+	// agentAway is a silence of the agent, with something unacknowledged, that
+	// is more than a path's slowness.
+	agentAway = time.Second
 )
 
 // liveness decides when a connection is asked for a sign of life and when it

@@ -22,6 +22,7 @@ type peer struct {
 	t    *testing.T
 	ws   *websocket.Conn
 	open OpenDataChannel
+	lock sync.Mutex // held for each write
 	told chan<- any // to the test; a channel of the bubble, as its clock demands
 }
 
@@ -167,6 +168,8 @@ func (s *service) dial(t *testing.T) *Stream {
 func (p *peer) send(m Message) {
 	m.ID = NewUUID()
 	m.CreatedDate = uint64(time.Now().UnixMilli())
+	p.lock.Lock()
+	defer p.lock.Unlock()
 	p.ws.WriteMessage(websocket.BinaryMessage, m.AppendTo(nil)) // an error ends the next read
 }
 

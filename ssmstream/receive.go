@@ -136,13 +136,13 @@ func (s *Stream) receive(ch *channel, m *Message) {
 			s.log.Warn("acknowledgement ignored", "error", err)
 			return
 		}
-		s.live.agent, ch.proven = now, true
+		s.hearAgent(ch, now)
 		s.send.taking = s.greeted
 		if s.send.acknowledge(seq, now) {
 			s.acknowledged(now)
 		}
 	case OutputStreamData:
-		s.live.agent, ch.proven = now, true
+		s.hearAgent(ch, now)
 		s.receiveOutput(m, now)
 	case ChannelClosed:
 		s.receiveClosed(m.Payload)
@@ -159,6 +159,18 @@ func (s *Stream) receive(ch *channel, m *Message) {
 	default:
 		s.log.Warn("message of unknown type ignored", "type", string(m.Type))
 	}
+}
+
+// hearAgent takes in that the agent has said something. If it was away until
+// now, what it missed need not wait for a timer, which has slowed down
+// meanwhile. s.mu is held.
+func (s *Stream) hearAgent(ch *channel, now time.Time) {
+	if now.Sub(s.live.agent) > agentAway && s.send.rtt.backoff > 0 {
+		s.send.rtt.backoff = 0
+		s.send.loseAll()
+		s.kick()
+	}
+	s.live.agent, ch.proven = now, true
 }
 
 // acknowledged follows the news of an acknowledgement. s.mu is held.
@@ -235,10 +247,16 @@ func (s *Stream) deliver(t PayloadType, payload []byte) {
 // has said so, acknowledges and drops. sshd speaks first; a server that does
 // not has to wait for a moment.
 func (s *Stream) setReady() {
-	s.heldUntil = time.Now().Add(firstDataAfter)
+	if !s.greeted {
+		s.holdData(time.Now())
+	}
 	s.ready = true
 	s.live.wait(s.send.unacked > 0, time.Now())
 	s.changed.Broadcast()
+}
+
+func (s *Stream) holdData(now time.Time) {
+	s.send.held, s.heldUntil = true, now.Add(firstDataAfter)
 }
 
 // answerHandshake pushes the HandshakeResponse. s.mu is held.
@@ -270,7 +288,6 @@ func (s *Stream) answerHandshake(payload []byte) {
 	}
 	now := time.Now()
 	s.send.push(PayloadHandshakeResponse, text, now)
-	s.send.held = true
 	s.live.wait(true, now)
 	s.kick()
 }

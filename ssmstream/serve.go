@@ -29,6 +29,9 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)
 	s.reading, s.paused, s.pongs = true, false, nil
 	s.send.reconnected()
+	if s.ready && !s.greeted {
+		s.holdData(now)
+	}
 	if recent := s.recent.since(underway); len(recent) > len(s.acks) { // they end alike
 		s.acks = recent
 	}

@@ -181,6 +181,61 @@ func TestAfterAPauseWhatIsMissingGoesAgainAtOnce(t *testing.T) {
 	})
 }
 
+func TestWhatAnAbsentAgentMissedGoesAgainWhenItIsHeard(t *testing.T) {
+	const absence = 4 * time.Second
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.output(2, "SSH-2.0-test\r\n")
+		began := time.Now()
+		back := time.AfterFunc(absence, func() { p.output(3, "x") })
+		defer back.Stop()
+		for {
+			m, err := p.nextData()
+			if err != nil {
+				return
+			}
+			if since := time.Since(began); since >= absence {
+				p.told <- since
+				p.acknowledge(m)
+				break
+			}
+		}
+		p.drain()
+	})), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		if _, err := stream.Write([]byte("missed")); err != nil {
+			t.Fatal(err)
+		}
+		if got := (<-s.told).(time.Duration); got > absence+10*time.Millisecond {
+			t.Errorf("sent again %v after the agent was heard", got-absence)
+		}
+		stream.Close()
+	})
+}
+
+func TestOnANewConnectionDataWaitsAgainForTheFirstOutput(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.nextData() // after a moment, without a greeting; then the connection breaks
+	}), func(p *peer) {
+		began := time.Now()
+		greeting := time.AfterFunc(firstDataAfter/2, func() { p.output(2, "SSH-2.0-test\r\n") })
+		defer greeting.Stop()
+		if m, err := p.nextData(); err == nil {
+			p.told <- time.Since(began)
+			p.acknowledge(m)
+		}
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		if _, err := stream.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if got := (<-s.told).(time.Duration); got < firstDataAfter/2 || got > firstDataAfter/2+time.Millisecond {
+			t.Errorf("data came %v after the reconnect, want %v", got, firstDataAfter/2)
+		}
+		stream.Close()
+	})
+}
+
 func TestADuplicateHasLaterAcknowledgementsRepeatedOnce(t *testing.T) {
 	inBubble(t, scripts(handshakeThen(func(p *peer) {
 		acknowledged := func(last int64) (numbers []int64) { // up to that of message last
