@@ -89,7 +89,7 @@ func (s situation) explainStream(err error) error {
 			"the policy of this user or role needs the statement "+policyStatement)
 	case errors.Is(err, ssmstream.ErrSessionOver):
 		return errorWithHint(err, "the connection was lost, and the session has ended meanwhile",
-			"the account's idle timeout ends sessions that carry nothing; ServerAliveInterval 60 in ~/.ssh/config keeps them busy")
+			"the instance ends a session when its sshd does; the account's idle timeout ends one that carries nothing, which ServerAliveInterval 60 in ~/.ssh/config prevents")
 	}
 	return nil
 }

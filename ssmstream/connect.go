@@ -18,6 +18,12 @@ const (
 	slowestRetry = 4 * time.Second
 	openAttempts = 4 // before the channel has ever been open
 	idleProof    = 5 * time.Second
+
+	// Connections that are good and break are replaced at once, up to
+	// burstReconnects of them; then one in each reconnectEvery, for the
+	// service's sake.
+	burstReconnects = 100
+	reconnectEvery  = 100 * time.Millisecond
 )
 
 // run connects, serves the connection, and connects again, until the stream is
@@ -56,6 +62,7 @@ type reconnector struct {
 	cause    error     // why the last connection broke, or could not be made
 	lost     time.Time // when the last good connection broke
 	attempts int       // since a connection that was good
+	spent    time.Time // when all of burstReconnects is to be had again
 }
 
 // broken takes in that a connection is gone. What breaks at once, time after
@@ -131,14 +138,16 @@ func badCertificate(err error) bool {
 }
 
 // pause waits before an attempt: not at all before the first and its first
-// retry, then exponentially longer, half of it at random.
+// retry, while there are not too many of them, then exponentially longer, half
+// of it at random.
 func (r *reconnector) pause(ctx context.Context) error {
 	r.attempts++
-	if r.attempts <= 2 {
-		return ctx.Err()
+	r.spent = latest(r.spent, time.Now()).Add(reconnectEvery)
+	wait := max(0, time.Until(r.spent)-burstReconnects*reconnectEvery)
+	if r.attempts > 2 {
+		backoff := min(firstRetry<<min(r.attempts-3, 8), slowestRetry)
+		wait = max(wait, backoff/2+rand.N(backoff/2))
 	}
-	wait := min(firstRetry<<min(r.attempts-3, 8), slowestRetry)
-	wait = wait/2 + rand.N(wait/2)
 	select {
 	case <-time.After(wait):
 		return nil

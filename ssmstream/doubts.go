@@ -17,7 +17,9 @@ const (
 	// wrong.
 	silentRounds = 8
 
-	maxDoubts = 2048
+	// maxDoubts is how many there are before no more data is taken in. What is
+	// in the ring then may come on top of them.
+	maxDoubts = 1536
 )
 
 // probePayload is what a probe says: the size of a terminal, which a session of
@@ -57,7 +59,7 @@ type doubt struct {
 // acknowledged: it is sent again, or becomes a doubt.
 func (s *sender) overtaken(sl *slot) {
 	sl.overtaken++
-	if sl.overtaken < doubtAfter || !s.taking || len(s.doubts.messages) >= maxDoubts {
+	if sl.overtaken < doubtAfter || !s.taking {
 		s.lose(sl)
 		return
 	}

@@ -162,15 +162,45 @@ func TestNothingIsInDoubtBeforeTheAgentTakesData(t *testing.T) {
 	a.s.taking = false
 	write(a.s, 10, a.now)
 	a.arrives = func(m *Message) bool { return m.SequenceNumber > 0 } // the port is not connected yet
-	for range 20 {
-		if !a.round(t) {
-			a.now = a.s.timerAt
-			a.s.timeout(a.now)
+	for range takesByNow - 1 {
+		for a.round(t) {
 		}
+		a.now = a.s.timerAt
+		a.s.timeout(a.now)
 	}
 	if a.s.base != 0 || len(a.s.doubts.messages) > 0 || a.s.next != 10 {
 		t.Errorf("base %d, %d in doubt, %d probes", a.s.base, len(a.s.doubts.messages), a.s.next-10)
 	}
+}
+
+func TestALostAcknowledgementIsNotWaitedForWhereThePortNeverSpeaks(t *testing.T) {
+	a := newAgentModel()
+	a.s.taking = false
+	write(a.s, 10, a.now)
+	a.acknowledged = never(1, func(seq int64) bool { return seq == 0 })
+	a.settle(t)
+}
+
+// Whatever gets lost at once, memory is bounded, and all of it is found out.
+func TestMoreDoubtsThanAWindowAreResolved(t *testing.T) {
+	a := newAgentModel()
+	a.s.window.size = maxWindow
+	random := rand.New(rand.NewPCG(1, 2))
+	a.acknowledged = func(int64) bool { return random.Float64() >= 0.5 }
+	most := 0
+	for range 2000 {
+		a.s.write(make([]byte, 64*MaxPayload), a.now)
+		if !a.round(t) {
+			a.now = a.s.timerAt
+			a.s.timeout(a.now)
+		}
+		most = max(most, len(a.s.doubts.messages))
+	}
+	a.settle(t)
+	if a.s.next < 10_000 {
+		t.Errorf("only %d messages got through", a.s.next)
+	}
+	t.Logf("%d messages in %d transmissions, at most %d in doubt", a.s.next, a.transmitted, most)
 }
 
 func TestALossyPathLosesNothing(t *testing.T) {

@@ -137,7 +137,6 @@ func (s *Stream) receive(ch *channel, m *Message) {
 			return
 		}
 		s.hearAgent(ch, now)
-		s.send.taking = s.greeted
 		if s.send.acknowledge(seq, now) {
 			s.acknowledged(now)
 		}
@@ -192,7 +191,7 @@ func (s *Stream) acknowledged(now time.Time) {
 // receiveOutput takes in one message of the agent's stream. s.mu is held.
 func (s *Stream) receiveOutput(m *Message, now time.Time) {
 	if m.PayloadType == PayloadOutput && !s.greeted {
-		s.greeted, s.send.held = true, false
+		s.greeted, s.send.held, s.send.taking = true, false, true
 		s.send.loseAll() // it may have been sent before the port was connected
 		s.kick()
 	}

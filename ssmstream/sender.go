@@ -14,6 +14,10 @@ const (
 	// variation, the last messages may stay unacknowledged before one of them
 	// is sent again.
 	tailMargin = 10 * time.Millisecond
+
+	// takesByNow timeouts in a row, and the agent must have connected to the
+	// port by now, even if nothing has come from there.
+	takesByNow = 4
 )
 
 // sender numbers the messages of one direction, keeps each until it is
@@ -79,7 +83,7 @@ func (s *sender) slot(seq int64) *slot { return s.ring[seq&(ringSize-1)] }
 func (s *sender) write(p []byte, now time.Time) int {
 	n := 0
 	for n < len(p) {
-		if s.unacked >= s.window.size || s.next-s.base >= ringSize-ringSpare {
+		if s.room() <= 0 {
 			break
 		}
 		chunk := p[n:min(n+MaxPayload, len(p))]
@@ -91,7 +95,7 @@ func (s *sender) write(p []byte, now time.Time) int {
 
 // room is how many bytes of frames the window would admit.
 func (s *sender) room() int {
-	if s.next-s.base >= ringSize-ringSpare {
+	if s.next-s.base >= ringSize-ringSpare || len(s.doubts.messages) >= maxDoubts {
 		return 0
 	}
 	return s.window.size - s.unacked
@@ -238,7 +242,10 @@ func (s *sender) restartTimer(now time.Time) {
 // patience is how long to wait for an acknowledgement.
 func (s *sender) patience() time.Duration {
 	rto := s.rtt.rto()
-	if s.probed || !s.taking || s.rtt.srtt == 0 || s.rtt.backoff > 0 {
+	if !s.taking {
+		return min(rto, initialRTO) // the handshake has only so much time
+	}
+	if s.probed || s.rtt.srtt == 0 || s.rtt.backoff > 0 {
 		return rto
 	}
 	return min(2*s.rtt.srtt+4*s.rtt.rttvar+tailMargin, rto)
@@ -251,13 +258,16 @@ func (s *sender) patience() time.Duration {
 // acknowledgements allow.
 func (s *sender) timeout(now time.Time) {
 	s.timerAt = time.Time{}
-	if s.patience() < s.rtt.rto() {
+	if s.taking && s.patience() < s.rtt.rto() {
 		s.probed = true
 		s.lose(s.newest)
 		s.addProbe(now)
 		return
 	}
 	s.rtt.backoff++
+	if s.rtt.backoff >= takesByNow {
+		s.taking = true
+	}
 	s.window.shrink()
 	s.loseAll()
 }
