@@ -157,6 +157,24 @@ func TestAfterAReconnectWhatHasArrivedIsSentOnceMore(t *testing.T) {
 	a.settle(t)
 }
 
+func TestConnectionsThatCarryFewMessagesStillGetOn(t *testing.T) {
+	a := newAgentModel()
+	a.s.write(make([]byte, 30*MaxPayload), a.now)
+	a.acknowledged = func(int64) bool { return false }
+	a.round(t)
+	a.acknowledged = nil
+	for connections := 0; !a.s.arrived(a.s.next - 1); connections++ {
+		if connections == 100 {
+			t.Fatalf("base %d of %d after %d connections", a.s.base, a.s.next, connections)
+		}
+		a.s.reconnected()
+		crossed := 0
+		a.arrives = func(*Message) bool { crossed++; return crossed <= 8 }
+		for a.round(t) && crossed < 8 {
+		}
+	}
+}
+
 func TestNothingIsInDoubtBeforeTheAgentTakesData(t *testing.T) {
 	a := newAgentModel()
 	a.s.taking = false

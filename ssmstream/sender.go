@@ -39,6 +39,7 @@ type sender struct {
 	oldest, newest *slot
 	fresh          int    // of them, those that were sent only once
 	order          uint64 // transmissions so far
+	connected      uint64 // those before the connection of now
 	latest         uint64 // the latest one that is known to have arrived
 
 	held   bool  // only message 0, the HandshakeResponse, may be sent
@@ -284,6 +285,11 @@ func (s *sender) reconnected() {
 	s.doubts.askedAt = 0
 	s.rtt = rttEstimator{}
 	s.window.restart()
+	if carried := int(s.order - s.connected); s.order > 0 {
+		// This one may carry as little: the answer must come before its end.
+		s.window.size = min(initialWindow, max(carried/4, 4)*(MaxPayload+payloadOffset))
+	}
+	s.connected = s.order
 	s.timerAt = time.Time{}
 }
 

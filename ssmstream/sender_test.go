@@ -174,7 +174,7 @@ func TestKarnTakesNoSampleOfWhatWasSentTwice(t *testing.T) {
 func TestAfterAReconnectEverythingUnacknowledgedGoesAgainAsTheWindowAllows(t *testing.T) {
 	s := newSender()
 	s.window.size = maxWindow
-	for range 100 {
+	for range 128 {
 		s.write(make([]byte, MaxPayload), start)
 	}
 	popped(t, s, start)
@@ -198,7 +198,7 @@ func TestAfterAReconnectEverythingUnacknowledgedGoesAgainAsTheWindowAllows(t *te
 		}
 		got = popped(t, s, start)
 	}
-	if s.base != s.next || s.unacked != 0 || s.flight != 0 || s.queued != 0 || len(seen) != 100 {
+	if s.base != s.next || s.unacked != 0 || s.flight != 0 || s.queued != 0 || len(seen) != 128 {
 		t.Errorf("left: base %d next %d unacked %d flight %d queued %d", s.base, s.next, s.unacked, s.flight, s.queued)
 	}
 }
