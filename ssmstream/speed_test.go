@@ -195,9 +195,8 @@ func BenchmarkRecovery(b *testing.B) {
 				}
 			})})
 			b.Cleanup(srv.Close)
-			stream := dial(b, srv)
 			data := make([]byte, 32<<10)
-			upload := func() time.Duration {
+			upload := func(stream *ssmstream.Stream) time.Duration {
 				began := time.Now()
 				for range benchmarkSize / len(data) {
 					if _, err := stream.Write(data); err != nil {
@@ -209,11 +208,13 @@ func BenchmarkRecovery(b *testing.B) {
 			}
 			var calm, disturbed time.Duration
 			for b.Loop() {
+				stream := dial(b, srv) // a new one, for its quick reconnects are limited
 				srv.SetFaults(srv.Random(ssmtest.ToAgent, 0, ssmtest.Action{})) // looks at each message all the same
-				calm += upload()
+				calm += upload(stream)
 				srv.SetFaults(f.faults(srv)...)
-				disturbed += upload()
+				disturbed += upload(stream)
 				srv.SetFaults()
+				stream.Close()
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(benchmarkSize/1e6*float64(b.N)/disturbed.Seconds(), "MB/s")
