@@ -208,7 +208,7 @@ func BenchmarkRecovery(b *testing.B) {
 			}
 			var calm, disturbed time.Duration
 			for b.Loop() {
-				stream := dial(b, srv) // a new one, for its quick reconnects are limited
+				stream := dial(b, srv)                                          // a new one, for its quick reconnects are limited
 				srv.SetFaults(srv.Random(ssmtest.ToAgent, 0, ssmtest.Action{})) // looks at each message all the same
 				calm += upload(stream)
 				srv.SetFaults(f.faults(srv)...)
