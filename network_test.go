@@ -147,8 +147,7 @@ func TestUnderFaultsCopiesAreExact(t *testing.T) {
 			after := w.service.Stats()
 			cuts := after.Cuts - before.Cuts
 			lost := after.FromClient.Lost + after.FromAgent.Lost - before.FromClient.Lost - before.FromAgent.Lost
-			// The agent sends at most one message again in 100 ms: so many turns
-			// of it are a part of the time that no client can save.
+			// The agent sends at most one message again in 100 ms.
 			t.Logf("%s undisturbed, %s with %d cuts, %d messages lost and %d turns of the agent's timer: %.2f times as long",
 				seconds(undisturbed), seconds(disturbed), cuts, lost, after.Resends-before.Resends, disturbed.Seconds()/undisturbed.Seconds())
 			if cuts == 0 && lost == 0 {

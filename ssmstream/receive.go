@@ -39,6 +39,23 @@ func (r *recentAcks) since(t time.Time) []acknowledgement {
 	return r.pick(func(a *recentAck) bool { return !a.owed.Before(t) })
 }
 
+// with returns those that were owed at t or later, and behind them what else is
+// owed, each once.
+func (r *recentAcks) with(owed []acknowledgement, t time.Time) []acknowledgement {
+	all := r.since(t)
+	known := make(map[int64]bool, len(all)+len(owed))
+	for _, a := range all {
+		known[a.seq] = true
+	}
+	for _, a := range owed {
+		if !known[a.seq] {
+			known[a.seq] = true
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 // after returns those of messages after seq that were owed before t, oldest
 // first, each of them in one call at most.
 func (r *recentAcks) after(seq int64, t time.Time) []acknowledgement {

@@ -32,9 +32,7 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	if s.ready && !s.greeted {
 		s.holdData(now)
 	}
-	if recent := s.recent.since(underway); len(recent) > len(s.acks) { // they end alike
-		s.acks = recent
-	}
+	s.acks = s.recent.with(s.acks, underway)
 	s.mu.Unlock()
 
 	// When the stream ends, a write that stands still must not hold that up.
