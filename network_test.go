@@ -116,23 +116,24 @@ func TestUnderFaultsCopiesAreExact(t *testing.T) {
 		down   bool
 		size   int
 		rate   int // of the path, in bytes a second; 0: as fast as the machine
+		turns  int // of the agent's timer, at the most; 0: any number
 		faults func(*ssmtest.Server) []ssmtest.Fault
 	}
 	tests := []copying{
-		{"20 MB up, cut every 300 messages", false, 20e6, 0, messageCuts},
-		{"3 MB down, cut every 300 messages", true, 3e6, 0, messageCuts},
-		{"2 MB down, 1% lost each way", true, 2e6, 0, loss(0.01)},
-		{"20 MB up, 5% lost each way", false, 20e6, 0, loss(0.05)},
+		{name: "20 MB up, cut every 300 messages", size: 20e6, turns: 20, faults: messageCuts},
+		{name: "3 MB down, cut every 300 messages", down: true, size: 3e6, faults: messageCuts},
+		{name: "2 MB down, 1% lost each way", down: true, size: 2e6, faults: loss(0.01)},
+		{name: "20 MB up, 5% lost each way", size: 20e6, faults: loss(0.05)},
 	}
 	if long {
 		tests = append(tests,
-			copying{"20 MB up, cut every 300 frames, acknowledgements too", false, 20e6, 0, frameCuts},
-			copying{"20 MB up, 1% lost each way", false, 20e6, 0, loss(0.01)},
-			// On a loopback interface a copy takes no time, and the agent's
+			copying{name: "20 MB up, cut every 300 frames, acknowledgements too", size: 20e6, faults: frameCuts},
+			copying{name: "20 MB up, 1% lost each way", size: 20e6, faults: loss(0.01)},
+			// As fast as the machine a copy takes no time, and the agent's
 			// habit to send lost output again only every 100 ms, ssh's window
-			// adjustments among it, is most of what a fault costs.
-			copying{"20 MB up at 5 MB/s, cut every 300 messages", false, 20e6, 5e6, messageCuts},
-			copying{"20 MB up at 5 MB/s, 5% lost each way", false, 20e6, 5e6, loss(0.05)},
+			// adjustments among it, is most of what a loss costs.
+			copying{name: "20 MB up at 5 MB/s, cut every 300 messages", size: 20e6, rate: 5e6, faults: messageCuts},
+			copying{name: "20 MB up at 5 MB/s, 5% lost each way", size: 20e6, rate: 5e6, faults: loss(0.05)},
 		)
 	}
 	for _, test := range tests {
@@ -150,6 +151,9 @@ func TestUnderFaultsCopiesAreExact(t *testing.T) {
 			// The agent sends at most one message again in 100 ms.
 			t.Logf("%s undisturbed, %s with %d cuts, %d messages lost and %d turns of the agent's timer: %.2f times as long",
 				seconds(undisturbed), seconds(disturbed), cuts, lost, after.Resends-before.Resends, disturbed.Seconds()/undisturbed.Seconds())
+			if turns := after.Resends - before.Resends; test.turns > 0 && turns > test.turns {
+				t.Errorf("%d turns of the agent's timer, want %d at most", turns, test.turns)
+			}
 			if cuts == 0 && lost == 0 {
 				t.Error("nothing went wrong")
 			}

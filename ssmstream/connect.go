@@ -22,7 +22,7 @@ const (
 	// Connections that are good and break are replaced at once, up to
 	// burstReconnects of them; then one in each reconnectEvery, for the
 	// service's sake.
-	burstReconnects = 100
+	burstReconnects = 200
 	reconnectEvery  = 100 * time.Millisecond
 )
 

@@ -59,7 +59,7 @@ type doubt struct {
 // acknowledged: it is sent again, or becomes a doubt.
 func (s *sender) overtaken(sl *slot) {
 	sl.overtaken++
-	if sl.overtaken < doubtAfter || !s.taking {
+	if sl.overtaken < doubtAfter || !s.taking || s.turns.keepsFromAgent(sl) {
 		s.lose(sl)
 		return
 	}

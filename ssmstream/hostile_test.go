@@ -129,6 +129,11 @@ func (s *sender) check(t *testing.T) {
 			if seq < s.cursor {
 				t.Fatalf("message %d is queued below the cursor, %d", seq, s.cursor)
 			}
+		case slotWithheld:
+			unacked += len(sl.frame)
+			if sl != s.turns.withheld {
+				t.Fatalf("message %d is withheld for ever", seq)
+			}
 		}
 	}
 	if unacked != s.unacked || flight != s.flight || queued != s.queued || fresh != s.fresh {

@@ -186,13 +186,13 @@ func (s *Stream) hearAgent(ch *channel, now time.Time) {
 		s.send.loseAll()
 		s.kick()
 	}
-	s.live.agent, ch.proven = now, true
+	s.live.agent, s.send.turns.heard, ch.proven = now, now, true
 }
 
 // acknowledged follows the news of an acknowledgement. s.mu is held.
 func (s *Stream) acknowledged(now time.Time) {
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)
-	if s.send.queued > 0 || s.send.doubtsDue() {
+	if s.send.queued > 0 || s.send.turns.withheld != nil || s.send.doubtsDue() {
 		s.kick()
 	}
 	if s.ending {

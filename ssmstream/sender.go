@@ -46,6 +46,7 @@ type sender struct {
 	taking bool  // the agent takes data: what stays unacknowledged is not merely refused
 	probe  int64 // number of the newest probe; 0: none yet
 	doubts doubts
+	turns  turns
 
 	rtt     rttEstimator
 	window  window
@@ -59,6 +60,7 @@ type slotState uint8
 const (
 	slotFree slotState = iota // acknowledged, or never used
 	slotQueued
+	slotWithheld // its turn has not come
 	slotInFlight
 )
 
@@ -146,14 +148,12 @@ func (s *sender) pop(now time.Time) []byte {
 	if frame := s.popDoubt(now); frame != nil {
 		return frame
 	}
-	if s.queued > 0 && s.flight < s.window.size { // which may have shrunk since this was admitted
-		for s.slot(s.cursor).state != slotQueued {
-			s.cursor++
-		}
-		if s.held && s.cursor > 0 {
+	if s.takeTurns(now) && s.queued > 0 && s.flight < s.limit() {
+		sl := s.firstQueued()
+		if s.held && sl.seq > 0 {
 			return nil
 		}
-		return s.transmit(s.slot(s.cursor), now)
+		return s.transmit(sl, now)
 	}
 	// Of what is sent again the agent may have all, and say nothing. A probe
 	// behind it is acknowledged.
@@ -161,6 +161,23 @@ func (s *sender) pop(now time.Time) []byte {
 		return s.transmit(s.slot(s.next-1), now)
 	}
 	return nil
+}
+
+// firstQueued is the lowest message that waits to be sent. There has to be one.
+func (s *sender) firstQueued() *slot {
+	for s.slot(s.cursor).state != slotQueued {
+		s.cursor++
+	}
+	return s.slot(s.cursor)
+}
+
+// limit is how many bytes may be in flight. The window may have shrunk since they
+// were admitted; and where connections are brief, all of it goes again with each.
+func (s *sender) limit() int {
+	if s.brief() {
+		return min(s.window.size, initialWindow)
+	}
+	return s.window.size
 }
 
 func (s *sender) transmit(sl *slot, now time.Time) []byte {
@@ -283,9 +300,11 @@ func (s *sender) reconnected() {
 		}
 	}
 	s.doubts.askedAt = 0
+	carried := int(s.order - s.connected)
+	s.judgeTurns(carried)
 	s.rtt = rttEstimator{}
 	s.window.restart()
-	if carried := int(s.order - s.connected); s.order > 0 {
+	if s.order > 0 {
 		// This one may carry as little: the answer must come before its end.
 		s.window.size = min(initialWindow, max(carried/4, 4)*(MaxPayload+payloadOffset))
 	}

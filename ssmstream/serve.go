@@ -146,6 +146,9 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 	if at := s.send.timerAt; !at.IsZero() {
 		next = earliest(next, at)
 	}
+	if at := s.send.turns.due; !at.IsZero() {
+		next = earliest(next, at)
+	}
 	if s.ready && s.send.held {
 		next = earliest(next, s.heldUntil)
 	}
