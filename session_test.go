@@ -31,7 +31,7 @@ type talker struct {
 	stderr bytes.Buffer
 }
 
-func talk(t *testing.T, cmd *exec.Cmd) *talker {
+func talk(t testing.TB, cmd *exec.Cmd) *talker {
 	t.Helper()
 	k := &talker{Cmd: cmd}
 	out, err := cmd.StdoutPipe()

@@ -81,6 +81,35 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
+// BenchmarkResume types a line into a session right behind a cut. It reports how
+// long the echo takes, and how long it does without a cut.
+func BenchmarkResume(b *testing.B) {
+	for _, rtt := range []time.Duration{0, 50 * time.Millisecond} {
+		b.Run(rtt.String(), func(b *testing.B) {
+			w := build(b, ssmtest.Config{Link: ssmtest.Link{RTT: rtt}})
+			k := talk(b, w.command("ssh", w.dest, "cat"))
+			defer func() { k.in.Close(); k.Wait() }()
+			echo := func() float64 {
+				began := time.Now()
+				io.WriteString(k.in, "line\n")
+				if err := k.expect("line"); err != nil {
+					b.Fatal(err)
+				}
+				return time.Since(began).Seconds() * 1000
+			}
+			var undisturbed, cut []float64
+			for b.Loop() {
+				undisturbed = append(undisturbed, echo())
+				w.service.CutAll()
+				cut = append(cut, echo())
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(undisturbed), "ms-undisturbed")
+			b.ReportMetric(median(cut), "ms-cut")
+		})
+	}
+}
+
 // BenchmarkEcho types into one session while another uploads over the same
 // connection, on a path of limited rate: the keystroke waits for what is queued
 // ahead of it. It reports the echo's median and worst, and how much of the path

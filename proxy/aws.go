@@ -192,9 +192,28 @@ func (c *client) session() string {
 	return c.sessionID
 }
 
-// ResumeSession asks for a new grant, with credentials taken afresh from their
-// source. It implements ssmstream.Resumer.
-func (c *client) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
+// resumer implements ssmstream.Resumer: while it asks the service, the gateway is
+// dialled again. It belongs to one goroutine at a time.
+type resumer struct {
+	client *client
+	dialer *dialer
+	failed bool // the last time: then one thing after the other, for the service's sake
+}
+
+// ResumeSession asks for a new grant.
+func (r *resumer) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
+	if !r.failed {
+		r.dialer.dialAgain(ctx)
+	}
+	grant, err := r.client.resume(ctx)
+	if r.failed = err != nil; r.failed {
+		r.dialer.discardAhead()
+	}
+	return grant, err
+}
+
+// resume asks for a new grant, with credentials taken afresh from their source.
+func (c *client) resume(ctx context.Context) (ssmstream.Grant, error) {
 	fresh := c.fresh() // then they are as good as any, unless the service says otherwise
 	if !fresh {
 		if err := c.renew(ctx); err != nil {

@@ -28,8 +28,9 @@ type dialer struct {
 	handshakeTimeout time.Duration
 	log              *slog.Logger
 
-	mu    sync.Mutex // guards ahead
-	ahead *preDial   // taken by the first DialTLS to its address
+	mu    sync.Mutex // guards what follows
+	ahead *preDial   // taken by the next DialTLS to its address
+	last  string     // the address of the last DialTLS
 }
 
 // preDial is a connection made before anyone asks for it.
@@ -78,6 +79,9 @@ func newDialer(cfg aws.Config, log *slog.Logger) *dialer {
 // DialTLS connects to addr, TLS handshake included, for ssmstream.Config. It
 // takes the connection made ahead where that leads to addr.
 func (d *dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	d.last = addr
+	d.mu.Unlock()
 	if conn := d.takeAhead(ctx, addr); conn != nil {
 		return conn, nil
 	}
@@ -139,6 +143,14 @@ func (d *dialer) dialAhead(ctx context.Context, addr string) {
 			d.log.Debug("dialling ahead failed", "addr", addr, "error", p.err.Error())
 		}
 	}()
+}
+
+// dialAgain is dialAhead to where the last DialTLS led.
+func (d *dialer) dialAgain(ctx context.Context) {
+	d.mu.Lock()
+	addr := d.last
+	d.mu.Unlock()
+	d.dialAhead(ctx, addr)
 }
 
 // takeAhead returns the connection made ahead to addr, nil where there is none

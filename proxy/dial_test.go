@@ -299,6 +299,22 @@ func TestDialAheadIsUsedForTheSameAddress(t *testing.T) {
 	}
 }
 
+func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	<-e.accepted
+	d.dialAgain(t.Context())
+	<-e.accepted
+	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	if n := len(e.accepted); n != 0 {
+		t.Errorf("%d more connections than those two", n)
+	}
+}
+
 func TestDialAheadToAnotherAddressIsDropped(t *testing.T) {
 	t.Parallel()
 	e, l := newEchoTLS(t), listen(t)

@@ -176,7 +176,7 @@ func (s *session) open(ctx context.Context) (*ssmstream.Stream, error) {
 	stream, err := ssmstream.Dial(ctx, grant, ssmstream.Config{
 		DialTLS: d.DialTLS,
 		Signer:  s.client,
-		Resumer: s.client,
+		Resumer: &resumer{client: s.client, dialer: d},
 		Notify:  s.notice,
 		Logger:  s.log,
 	})
