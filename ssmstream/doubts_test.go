@@ -254,3 +254,23 @@ func TestALossyPathLosesNothing(t *testing.T) {
 		})
 	}
 }
+
+// A connection that is cut before its acknowledgements come is followed by
+// others like it, until one has to carry little enough.
+func TestConnectionsThatCarryLittleGetFurther(t *testing.T) {
+	a := newAgentModel()
+	const carries = 20
+	begin := 0
+	a.acknowledged = func(int64) bool { return a.transmitted-begin <= carries }
+	write(a.s, 60, a.now)
+	for range 40 {
+		begin = a.transmitted
+		a.round(t)
+		a.s.reconnected()
+	}
+	if a.s.base < 60 {
+		t.Errorf("%d of 60 messages are known to have arrived, or in doubt", a.s.base)
+	}
+	a.acknowledged = nil
+	a.settle(t)
+}

@@ -162,7 +162,9 @@ func FuzzSender(f *testing.F) {
 			case 0:
 				s.write(make([]byte, 1+int(call)*40), now)
 			case 1:
-				s.pop(now)
+				if s.pop(now) == nil && s.unacked > 0 && s.timerAt.IsZero() && s.turns.due.IsZero() {
+					t.Fatal("nothing to do, and no timer")
+				}
 			case 2:
 				s.acknowledge(s.base, now)
 			case 3:

@@ -18,6 +18,8 @@ const (
 	// takesByNow timeouts in a row, and the agent must have connected to the
 	// port by now, even if nothing has come from there.
 	takesByNow = 4
+
+	leastTrial = 4 // messages on a new connection, before anything is acknowledged
 )
 
 // sender numbers the messages of one direction, keeps each until it is
@@ -40,6 +42,7 @@ type sender struct {
 	fresh          int    // of them, those that were sent only once
 	order          uint64 // transmissions so far
 	connected      uint64 // those before the connection of now
+	trial          int    // how many it may carry before the first acknowledgement; 0: any number
 	latest         uint64 // the latest one that is known to have arrived
 
 	held   bool  // only message 0, the HandshakeResponse, may be sent
@@ -145,8 +148,12 @@ func (s *sender) memory() []byte {
 // pop returns the frame to send now, in the order of the numbers, or nil. The
 // frame is valid until the next call of acknowledge.
 func (s *sender) pop(now time.Time) []byte {
-	if frame := s.popDoubt(now); frame != nil {
-		return frame
+	if s.trial == 0 {
+		if frame := s.popDoubt(now); frame != nil {
+			return frame
+		}
+	} else if s.unacked == 0 && len(s.doubts.messages) > 0 {
+		s.addProbe(now) // to end the trial: the agent may say nothing of the doubts
 	}
 	if s.takeTurns(now) && s.queued > 0 && s.flight < s.limit() {
 		sl := s.firstQueued()
@@ -163,6 +170,9 @@ func (s *sender) pop(now time.Time) []byte {
 	return nil
 }
 
+// carried is how many transmissions the connection of now has carried.
+func (s *sender) carried() int { return int(s.order - s.connected) }
+
 // firstQueued is the lowest message that waits to be sent. There has to be one.
 func (s *sender) firstQueued() *slot {
 	for s.slot(s.cursor).state != slotQueued {
@@ -174,7 +184,10 @@ func (s *sender) firstQueued() *slot {
 // limit is how many bytes may be in flight. The window may have shrunk since they
 // were admitted; and where connections are brief, all of it goes again with each.
 func (s *sender) limit() int {
-	if s.brief() {
+	switch {
+	case s.trial > 0 && s.carried() >= s.trial:
+		return 0
+	case s.brief():
 		return min(s.window.size, initialWindow)
 	}
 	return s.window.size
@@ -207,6 +220,7 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	if sl.state == slotFree || sl.first == 0 {
 		return s.doubts.acknowledge(seq)
 	}
+	s.trial = 0
 	var delay time.Duration
 	if sl.first == sl.last { // Karn: sent twice, it is unknown which one arrived
 		s.rtt.sample(now.Sub(sl.sent))
@@ -300,13 +314,12 @@ func (s *sender) reconnected() {
 		}
 	}
 	s.doubts.askedAt = 0
-	carried := int(s.order - s.connected)
-	s.judgeTurns(carried)
+	s.judgeTurns()
 	s.rtt = rttEstimator{}
 	s.window.restart()
 	if s.order > 0 {
-		// This one may carry as little: the answer must come before its end.
-		s.window.size = min(initialWindow, max(carried/4, 4)*(MaxPayload+payloadOffset))
+		// This one may carry as little as the last: an answer must come before its end.
+		s.trial = max(s.carried()/4, leastTrial)
 	}
 	s.connected = s.order
 	s.timerAt = time.Time{}
@@ -317,7 +330,7 @@ func (s *sender) loseAll() {
 	for s.oldest != nil {
 		s.lose(s.oldest)
 	}
-	s.timerAt = time.Time{}
+	s.timerAt, s.trial = time.Time{}, 0
 }
 
 func (s *sender) lose(sl *slot) {

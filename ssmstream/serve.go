@@ -33,6 +33,9 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 		s.holdData(now)
 	}
 	s.acks = s.recent.with(s.acks, underway)
+	if n := s.send.trial; n > 0 { // for the same reason; the agent asks for the others
+		s.acks = s.acks[:min(len(s.acks), n)]
+	}
 	s.mu.Unlock()
 
 	// When the stream ends, a write that stands still must not hold that up.

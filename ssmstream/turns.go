@@ -40,17 +40,16 @@ type turns struct {
 	due      time.Time // when pop may have more to send; zero: no need to look
 }
 
-// judgeTurns decides whether to take turns, when a connection has broken that
-// carried so many messages.
-func (s *sender) judgeTurns(carried int) {
+// judgeTurns decides whether to take turns, when a connection has broken.
+func (s *sender) judgeTurns() {
 	if s.rtt.srtt > 0 { // else it was too brief to tell
-		s.turns.on = carried < briefConnection && s.rtt.srtt < shortTrip
+		s.turns.on = s.carried() < briefConnection && s.rtt.srtt < shortTrip
 	}
 }
 
 // brief reports whether connections are brief, and this one may be.
 func (s *sender) brief() bool {
-	return s.turns.on && s.order-s.connected < briefConnection
+	return s.turns.on && s.carried() < briefConnection
 }
 
 // takeTurns begins and ends our turns. It reports whether the first of what is

@@ -59,7 +59,7 @@ func TestAfterABriefConnectionTheFirstMessageGoesLast(t *testing.T) {
 func TestOverAnotherCutTheFirstMessageStillGoesLast(t *testing.T) {
 	s, now := newCutSender(t, 300, time.Millisecond)
 	first := s.next
-	write(s, 20, now)
+	write(s, 60, now)
 	popped(t, s, now)
 	acknowledgeUpTo(s, s.next-10, now.Add(time.Millisecond))
 	s.reconnected()
