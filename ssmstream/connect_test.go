@@ -206,3 +206,35 @@ func TestDialGivesUpOnAServiceThatClosesAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Where each connection breaks after a few frames, acknowledgements alone must
+// not fill it.
+func TestANewConnectionGetsFewAcknowledgementsUntilTheAgentIsHeard(t *testing.T) {
+	const outputs = 40
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		for seq := range int64(outputs) {
+			p.output(2+seq, "x")
+		}
+		for range outputs / 2 {
+			p.next()
+		}
+	}), func(p *peer) {
+		frames := 0
+		quiet := time.AfterFunc(time.Second, func() { p.output(2, "x") })
+		defer quiet.Stop()
+		began := time.Now()
+		for ; frames < outputs; frames++ {
+			if _, err := p.next(); err != nil || time.Since(began) >= time.Second {
+				break
+			}
+		}
+		p.told <- frames
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		if got := (<-s.told).(int); got == 0 || got > outputs/2 {
+			t.Errorf("%d acknowledgements, want a few", got)
+		}
+		stream.Close()
+	})
+}

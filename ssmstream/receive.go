@@ -186,6 +186,9 @@ func (s *Stream) hearAgent(ch *channel, now time.Time) {
 		s.send.loseAll()
 		s.kick()
 	}
+	if !ch.proven {
+		s.kick() // the acknowledgements that waited for this
+	}
 	s.live.agent, s.send.turns.heard, ch.proven = now, now, true
 }
 

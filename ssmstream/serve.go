@@ -28,14 +28,13 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 	s.live = newLiveness(now)
 	s.live.wait(s.send.unacked > 0 || !s.ready, now)
 	s.reading, s.paused, s.pongs = true, false, nil
+	s.acksTrial = max((s.send.carried()+s.acksSent)/4, leastTrial)
+	s.acksSent = 0
 	s.send.reconnected()
 	if s.ready && !s.greeted {
 		s.holdData(now)
 	}
 	s.acks = s.recent.with(s.acks, underway)
-	if n := s.send.trial; n > 0 { // for the same reason; the agent asks for the others
-		s.acks = s.acks[:min(len(s.acks), n)]
-	}
 	s.mu.Unlock()
 
 	// When the stream ends, a write that stands still must not hold that up.
@@ -127,7 +126,7 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 	s.pongs = s.pongs[:0]
 	sent := 0
 	for _, a := range s.acks {
-		if len(ch.out.batch) > batchSize {
+		if len(ch.out.batch) > batchSize || !ch.proven && s.acksSent+sent >= s.acksTrial {
 			break
 		}
 		scratch.frame = appendAcknowledge(scratch.frame[:0], scratch.payload, uint64(now.UnixMilli()), a.messageType, a.id, a.seq)
@@ -137,6 +136,7 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 		sent++
 	}
 	s.acks = s.acks[:copy(s.acks, s.acks[sent:])]
+	s.acksSent += sent
 	for len(ch.out.batch) < batchSize {
 		frame := s.send.pop(now)
 		if frame == nil {

@@ -58,6 +58,8 @@ type Stream struct {
 	send       sender
 	recv       receiver
 	acks       []acknowledgement // to be sent
+	acksSent   int               // on this connection
+	acksTrial  int               // of them, before the agent is heard; see sender.trial
 	recent     recentAcks
 	pongs      []string // payloads of pings to be answered
 	live       liveness
