@@ -158,7 +158,7 @@ func FuzzSender(f *testing.F) {
 		now := start
 		for i, call := range calls {
 			now = now.Add(time.Duration(call) * time.Millisecond)
-			switch call % 9 {
+			switch call % 10 {
 			case 0:
 				s.write(make([]byte, 1+int(call)*40), now)
 			case 1:
@@ -181,6 +181,9 @@ func FuzzSender(f *testing.F) {
 				s.taking = true
 			case 8:
 				s.acknowledge(s.doubts.number, now)
+			case 9:
+				s.loseAll()
+				s.try(leastTrial)
 			}
 			s.check(t)
 		}

@@ -170,6 +170,7 @@ func (s *Stream) receive(ch *channel, m *Message) {
 		if s.paused { // what it missed meanwhile need not wait for a timer
 			s.paused = false
 			s.send.loseAll()
+			s.send.try(leastTrial)
 			s.kick()
 		}
 	default:
@@ -184,6 +185,7 @@ func (s *Stream) hearAgent(ch *channel, now time.Time) {
 	if now.Sub(s.live.agent) > agentAway && s.send.rtt.backoff > 0 {
 		s.send.rtt.backoff = 0
 		s.send.loseAll()
+		s.send.try(leastTrial)
 		s.kick()
 	}
 	if !ch.proven {

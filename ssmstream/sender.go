@@ -19,7 +19,7 @@ const (
 	// port by now, even if nothing has come from there.
 	takesByNow = 4
 
-	leastTrial = 4 // messages on a new connection, before anything is acknowledged
+	leastTrial = 4 // messages that are sent again before one is acknowledged
 )
 
 // sender numbers the messages of one direction, keeps each until it is
@@ -42,7 +42,7 @@ type sender struct {
 	fresh          int    // of them, those that were sent only once
 	order          uint64 // transmissions so far
 	connected      uint64 // those before the connection of now
-	trial          int    // how many it may carry before the first acknowledgement; 0: any number
+	trial          int    // how many it may have carried before the next acknowledgement; 0: any number
 	latest         uint64 // the latest one that is known to have arrived
 
 	held   bool  // only message 0, the HandshakeResponse, may be sent
@@ -290,6 +290,9 @@ func (s *sender) patience() time.Duration {
 // acknowledgements allow.
 func (s *sender) timeout(now time.Time) {
 	s.timerAt = time.Time{}
+	if s.trial > 0 { // or nothing could be sent
+		s.try(leastTrial)
+	}
 	if s.taking && s.patience() < s.rtt.rto() {
 		s.probed = true
 		s.lose(s.newest)
@@ -302,6 +305,7 @@ func (s *sender) timeout(now time.Time) {
 	}
 	s.window.shrink()
 	s.loseAll()
+	s.try(leastTrial)
 }
 
 // reconnected prepares for another connection: nothing of what was in flight
@@ -317,13 +321,18 @@ func (s *sender) reconnected() {
 	s.judgeTurns()
 	s.rtt = rttEstimator{}
 	s.window.restart()
-	if s.order > 0 {
-		// This one may carry as little as the last: an answer must come before its end.
-		s.trial = max(s.carried()/4, leastTrial)
-	}
+	carried := s.carried()
 	s.connected = s.order
+	if s.order > 0 {
+		// This one may carry as little: an answer must come before its end.
+		s.try(max(carried/4, leastTrial))
+	}
 	s.timerAt = time.Time{}
 }
+
+// try limits how many messages are sent before the next acknowledgement: all
+// that was in flight is lost, and the next may be.
+func (s *sender) try(messages int) { s.trial = s.carried() + messages }
 
 // loseAll queues everything in flight again.
 func (s *sender) loseAll() {

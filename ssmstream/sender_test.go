@@ -360,3 +360,19 @@ func TestTheSteadyStateAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for a message each way", n)
 	}
 }
+
+func TestAfterATimeoutFewMessagesGoUntilOneIsAcknowledged(t *testing.T) {
+	s := newSender()
+	s.taking = true
+	write(s, 40, start)
+	popped(t, s, start)
+	now := s.timerAt
+	s.timeout(now)
+	if got, want := popped(t, s, now), append(numbers(0, leastTrial), 40); !slices.Equal(got, want) { // 40 is a probe
+		t.Fatalf("sent %v, want %v", got, want)
+	}
+	s.acknowledge(0, now)
+	if got, want := popped(t, s, now), numbers(leastTrial, 40); !slices.Equal(got, want) {
+		t.Errorf("sent %v, want %v", got, want)
+	}
+}
