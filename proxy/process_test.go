@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 // build builds the product once: under -race with the race detector, whose
 // reports spoil standard error.
 var build = sync.OnceValues(func() (string, error) {
+	for _, dir := range []string{"..", ".", "../ssmstream"} {
+		os.ReadDir(dir) // so that go test's cache knows what the results depend on
+	}
 	path := filepath.Join(scratch, "ssmproxy")
 	args := []string{"build", "-o", path}
 	if raceEnabled {
