@@ -188,7 +188,7 @@ func (s *sender) limit() int {
 	case s.trial > 0 && s.carried() >= s.trial:
 		return 0
 	case s.brief():
-		return min(s.window.size, initialWindow)
+		return min(s.window.size, 2*initialWindow)
 	}
 	return s.window.size
 }
