@@ -128,8 +128,9 @@ func (d *dialer) handshake(ctx context.Context, raw net.Conn, host string) (net.
 }
 
 // dialAhead starts to connect to addr while other things go on. It delays,
-// prints and fails nothing; discardAhead or a DialTLS ends it.
+// prints and fails nothing; discardAhead, a DialTLS or another dialAhead ends it.
 func (d *dialer) dialAhead(ctx context.Context, addr string) {
+	d.discardAhead()
 	ctx, cancel := context.WithCancel(ctx)
 	p := &preDial{addr: addr, cancel: cancel, done: make(chan struct{})}
 	d.mu.Lock()

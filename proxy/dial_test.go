@@ -315,6 +315,24 @@ func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
 	}
 }
 
+func TestDialAheadDropsTheOneBefore(t *testing.T) {
+	t.Parallel()
+	e, l := newEchoTLS(t), listen(t)
+	accepted, dropped := make(chan struct{}), make(chan struct{})
+	serve(t, l, func(c net.Conn) {
+		close(accepted)
+		io.Copy(io.Discard, c)
+		close(dropped)
+	})
+	d := newTestDialer(e, "")
+	d.dialAhead(t.Context(), l.Addr().String())
+	<-accepted
+	d.dialAhead(t.Context(), e.addr)
+	<-dropped
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+}
+
 func TestDialAheadToAnotherAddressIsDropped(t *testing.T) {
 	t.Parallel()
 	e, l := newEchoTLS(t), listen(t)
