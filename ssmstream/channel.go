@@ -20,9 +20,12 @@ const (
 	// sends, and little memory.
 	maxFrame = 128 << 10
 
-	// batchSize is how many bytes leave in one write at most: what fits one
-	// TLS record.
-	batchSize = 16<<10 - 512
+	// recordSize is what one TLS record carries.
+	recordSize = 16 << 10
+
+	// batchSize is how many bytes are enough for one write: with one more
+	// message, and its websocket header, they still fit one TLS record.
+	batchSize = recordSize - (8 + payloadOffset + MaxPayload)
 
 	// writeTimeout is how long a write may stand still. A connection that
 	// takes nothing for so long is as good as dead.
@@ -106,7 +109,7 @@ func (s *Stream) upgrade(ctx context.Context, u *url.URL, signer Signer) (*chann
 			return nil, fmt.Errorf("sign the data channel's upgrade: %w", err)
 		}
 	}
-	out := &coalescer{passing: true}
+	out := &coalescer{passing: true, batch: make([]byte, 0, recordSize)}
 	stop := func() bool { return true }
 	dialer := websocket.Dialer{
 		NetDialTLSContext: func(_ context.Context, network, addr string) (net.Conn, error) {
@@ -119,7 +122,7 @@ func (s *Stream) upgrade(ctx context.Context, u *url.URL, signer Signer) (*chann
 			stop = context.AfterFunc(ctx, out.abort)
 			return out, nil
 		},
-		ReadBufferSize:  32 << 10,
+		ReadBufferSize:  recordSize,
 		WriteBufferSize: 4 << 10, // one message: gorilla would fragment a longer one
 	}
 	ws, response, err := dialer.DialContext(ctx, u.String(), header)
