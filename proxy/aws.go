@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -202,6 +203,7 @@ type resumer struct {
 
 // ResumeSession asks for a new grant.
 func (r *resumer) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
+	debug.SetGCPercent(60) // where connections break, garbage is not rare
 	if !r.failed {
 		r.dialer.dialAgain(ctx)
 	}

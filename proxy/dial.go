@@ -71,6 +71,8 @@ func newDialer(cfg aws.Config, log *slog.Logger) *dialer {
 	}
 	d.tls.MinVersion = max(d.tls.MinVersion, tls.VersionTLS12)
 	d.tls.NextProtos = []string{"http/1.1"} // websockets have no other
+	// A reconnect need not verify the certificates again: the gateway's, a proxy's.
+	d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(2)
 	// One record a write: what is ready together is to leave together.
 	d.tls.DynamicRecordSizingDisabled = true
 	return d

@@ -16,6 +16,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
 // echoTLS is a TLS server that sends everything back. Its certificate is good
@@ -281,6 +284,22 @@ func TestDialRefusesAnotherHostsCertificate(t *testing.T) {
 	_, err := newTestDialer(e, "http://"+l.Addr().String()).DialTLS(t.Context(), "tcp", "example.org:"+portOf(e.addr))
 	if got, want := (situation{}).explain(err).Error(), "the certificate presented for example.org is for another host"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestAnotherDialResumesTheTLSSession(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	sdk := awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
+		tr.TLSClientConfig.RootCAs = e.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	})
+	d := newDialer(aws.Config{HTTPClient: sdk}, slog.New(slog.DiscardHandler))
+	for _, want := range []bool{false, true} {
+		c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+		checkEcho(t, c, err)
+		if got := c.(*tls.Conn).ConnectionState().DidResume; got != want {
+			t.Errorf("resumed: %v, want %v", got, want)
+		}
 	}
 }
 
