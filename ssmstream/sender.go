@@ -72,7 +72,7 @@ type slot struct {
 	seq     int64
 	frame   []byte // encoded
 	state   slotState
-	written time.Time // when it was admitted: the delay that the window looks at
+	written time.Time // when it was admitted, on a brief connection first sent: the delay that the window looks at
 	sent    time.Time // when it was last sent
 	first   uint64    // order of its first transmission, 0 before it
 	last    uint64    // order of its latest one
@@ -99,10 +99,13 @@ func (s *sender) write(p []byte, now time.Time) int {
 	return n
 }
 
-// room is how many bytes of frames the window would admit.
+// room is how many bytes of frames would be admitted.
 func (s *sender) room() int {
 	if s.next-s.base >= ringSize-ringSpare || len(s.doubts.messages) >= maxDoubts {
 		return 0
+	}
+	if s.brief() {
+		return maxWindow - s.unacked // all that ssh has, for quiet to see; limit holds it back
 	}
 	return s.window.size - s.unacked
 }
@@ -126,7 +129,10 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 		PayloadType:    t,
 		Payload:        payload,
 	}
-	*sl = slot{seq: s.next, frame: m.AppendTo(s.memory()), state: slotQueued, written: now}
+	*sl = slot{seq: s.next, frame: m.AppendTo(s.memory()), state: slotQueued}
+	if !s.brief() {
+		sl.written = now
+	}
 	s.unacked += len(sl.frame)
 	s.window.fill(s.unacked)
 	s.queued++
@@ -199,6 +205,9 @@ func (s *sender) transmit(sl *slot, now time.Time) []byte {
 		sl.first = s.order
 	} else {
 		s.resent++
+	}
+	if sl.written.IsZero() { // waiting for limit tells nothing of the path
+		sl.written = now
 	}
 	sl.last, sl.sent, sl.state = s.order, now, slotInFlight
 	s.queued--

@@ -19,6 +19,10 @@ const (
 	// server works in between.
 	answered = 10 * time.Millisecond
 
+	// fullyAnswered is the same where as much waits as ever went in one round.
+	// What ssh writes it writes upon answers, so few can be left.
+	fullyAnswered = 3 * time.Millisecond
+
 	// longestTurn ends a turn, whatever is still to be said.
 	longestTurn = 300 * time.Millisecond
 )
@@ -36,6 +40,7 @@ type turns struct {
 	on       bool      // the last connection was brief, and its round trip short
 	withheld *slot     // the first message of our turn; nil: it is the server's
 	began    time.Time // the turn of now
+	most     int       // messages of the largest round
 	heard    time.Time // when the agent last said anything
 	due      time.Time // when pop may have more to send; zero: no need to look
 }
@@ -74,7 +79,7 @@ func (s *sender) takeTurns(now time.Time) bool {
 		return true
 	}
 	if s.flight == 0 {
-		over = earliest(over, t.heard.Add(answered))
+		over = earliest(over, t.heard.Add(s.quiet()))
 	}
 	if now.Before(over) {
 		t.due = over
@@ -82,6 +87,15 @@ func (s *sender) takeTurns(now time.Time) bool {
 	}
 	s.withhold(s.firstQueued(), now)
 	return true
+}
+
+// quiet is how long the agent has said nothing when it is our turn.
+func (s *sender) quiet() time.Duration {
+	most := s.turns.most
+	if most > 0 && s.queued >= most-most/16 {
+		return fullyAnswered
+	}
+	return answered
 }
 
 func (s *sender) withhold(sl *slot, now time.Time) {
@@ -96,6 +110,7 @@ func (s *sender) release(now time.Time) {
 		return
 	}
 	s.turns.withheld, s.turns.began = nil, now
+	s.turns.most = max(s.turns.most, int(s.next-sl.seq))
 	sl.state = slotQueued
 	s.queued++
 	s.cursor = min(s.cursor, sl.seq)

@@ -75,7 +75,7 @@ func TestOverAnotherCutTheFirstMessageStillGoesLast(t *testing.T) {
 
 func TestTheNextRoundWaitsUntilTheServerHasAnswered(t *testing.T) {
 	s, now := newCutSender(t, 300, time.Millisecond)
-	write(s, 20, now)
+	write(s, 40, now)
 	for range 2 { // the others, the first one
 		popped(t, s, now)
 		acknowledgeUpTo(s, s.next, now)
@@ -90,6 +90,50 @@ func TestTheNextRoundWaitsUntilTheServerHasAnswered(t *testing.T) {
 	now = now.Add(answered)
 	if got, want := popped(t, s, now), numbers(first+1, s.next); !slices.Equal(got, want) {
 		t.Errorf("sent %v, want %v", got, want)
+	}
+}
+
+func TestWhereAsMuchWaitsAsEverTheServerHasSoonAnswered(t *testing.T) {
+	s, now := newCutSender(t, 300, time.Millisecond)
+	write(s, 40, now)
+	for range 2 {
+		popped(t, s, now)
+		acknowledgeUpTo(s, s.next, now)
+	}
+	first := s.next
+	write(s, 40, now)
+	now = now.Add(fullyAnswered)
+	if got := popped(t, s, now.Add(-1)); got != nil {
+		t.Fatalf("sent %v", got)
+	}
+	if got, want := popped(t, s, now), numbers(first+1, s.next); !slices.Equal(got, want) {
+		t.Errorf("sent %v, want %v", got, want)
+	}
+}
+
+func TestOnABriefConnectionMoreIsTakenInThanMayBeSent(t *testing.T) {
+	s, now := newCutSender(t, 300, time.Millisecond)
+	s.write(make([]byte, 2*maxWindow), now)
+	if s.unacked < maxWindow {
+		t.Errorf("%d bytes of frames taken, want %d", s.unacked, maxWindow)
+	}
+	popped(t, s, now)
+	if s.flight > 2*initialWindow {
+		t.Errorf("%d bytes in flight, want %d at most", s.flight, 2*initialWindow)
+	}
+	s.check(t)
+}
+
+func TestWhatWaitsOnABriefConnectionTellsNothingOfThePath(t *testing.T) {
+	s, now := newCutSender(t, 300, time.Millisecond)
+	s.write(make([]byte, 900*MaxPayload), now)
+	for s.queued > 0 {
+		now = now.Add(10 * targetDelay)
+		popped(t, s, now)
+		acknowledgeUpTo(s, s.cursor, now.Add(time.Millisecond))
+	}
+	if !s.window.slowStart || s.window.base != time.Millisecond {
+		t.Errorf("the window saw a queue: slow start %v, least delay %v", s.window.slowStart, s.window.base)
 	}
 }
 
