@@ -71,6 +71,7 @@ func (s *sender) overtaken(sl *slot) {
 	s.doubts.messages[sl.seq] = &doubt{frame: sl.frame, last: sl.last}
 	s.window.acknowledged(len(sl.frame), 0, sl.seq, s.next)
 	s.free(sl)
+	sl.frame = nil
 }
 
 // addProbe queues a message that is sent for its acknowledgement alone, if the

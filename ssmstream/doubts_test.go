@@ -232,6 +232,26 @@ func TestMoreDoubtsThanAWindowAreResolved(t *testing.T) {
 	t.Logf("%d messages in %d transmissions, at most %d in doubt", a.s.next, a.transmitted, most)
 }
 
+func TestUntilAMessageIsInDoubtTheOthersFillTheWindow(t *testing.T) {
+	s, now := newSender(), start
+	s.taking = true
+	s.window.size = maxWindow
+	for trip := range doubtAfter {
+		if s.write(make([]byte, 2*maxWindow), now); s.unacked < maxWindow {
+			t.Errorf("%d bytes of frames in round trip %d, want %d", s.unacked, trip+1, maxWindow)
+		}
+		popped(t, s, now)
+		now = now.Add(time.Millisecond)
+		for seq := int64(1); seq < s.next; seq++ {
+			s.acknowledge(seq, now)
+		}
+	}
+	if s.base == 0 {
+		t.Error("the first message is not in doubt")
+	}
+	s.check(t)
+}
+
 func TestALossyPathLosesNothing(t *testing.T) {
 	t.Parallel()
 	for _, p := range []float64{0.01, 0.05, 0.2} {

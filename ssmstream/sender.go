@@ -3,8 +3,10 @@ package ssmstream
 import "time"
 
 const (
-	ringSize  = 2048 // messages that can be unacknowledged; a power of two, above maxWindow
-	ringSpare = 64   // of them kept for control messages and probes
+	// ringSize is how many messages there are at most from the first that is
+	// unacknowledged on. Until that one is in doubt, the others fill the window.
+	ringSize  = doubtAfter*maxWindow/(MaxPayload+payloadOffset) + ringSpare
+	ringSpare = 64 // kept for control messages and probes
 
 	// lossThreshold acknowledgements of later transmissions mean that one is
 	// lost (RFC 9002 section 6.1.1, TCP's three duplicates).
@@ -26,16 +28,16 @@ const (
 // acknowledged, and decides what to send when. It does no I/O and reads no
 // clock: its owner serialises the calls and hands in the time.
 type sender struct {
-	ring [ringSize]*slot
-	base int64 // the lowest number that is not acknowledged
-	next int64 // the number of the next message
+	ring [ringSize]*slot // by number, nil what is acknowledged or in doubt
+	base int64           // the lowest number that is not acknowledged
+	next int64           // the number of the next message
 
 	unacked int   // bytes of frames from base on that are not acknowledged
 	flight  int   // of them, bytes that are sent and not thought lost
 	queued  int   // messages that wait to be sent, or sent again
 	cursor  int64 // no message below it is queued
 
-	spare [][]byte // memory of acknowledged frames, for the next ones
+	spare []*slot // of messages that are dealt with, for the next ones
 
 	// The messages in flight, in the order of their latest transmission.
 	oldest, newest *slot
@@ -61,9 +63,8 @@ type sender struct {
 type slotState uint8
 
 const (
-	slotFree slotState = iota // acknowledged, or never used
-	slotQueued
-	slotWithheld // its turn has not come
+	slotQueued   slotState = iota
+	slotWithheld           // its turn has not come
 	slotInFlight
 )
 
@@ -82,7 +83,8 @@ type slot struct {
 	prev, following *slot // in flight
 }
 
-func (s *sender) slot(seq int64) *slot { return s.ring[seq&(ringSize-1)] }
+// slot is that of a number from base to next, nil where it is dealt with.
+func (s *sender) slot(seq int64) *slot { return s.ring[seq%ringSize] }
 
 // write admits as much of p as the window has room for, cut into messages,
 // and returns how many bytes that was.
@@ -116,11 +118,6 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 	if s.next-s.base >= ringSize {
 		return -1
 	}
-	sl := s.slot(s.next)
-	if sl == nil {
-		sl = new(slot)
-		s.ring[s.next&(ringSize-1)] = sl
-	}
 	m := Message{
 		Type:           InputStreamData,
 		CreatedDate:    uint64(now.UnixMilli()),
@@ -129,7 +126,9 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 		PayloadType:    t,
 		Payload:        payload,
 	}
-	*sl = slot{seq: s.next, frame: m.AppendTo(s.memory()), state: slotQueued}
+	sl := s.unused()
+	*sl = slot{seq: s.next, frame: m.AppendTo(sl.frame[:0]), state: slotQueued}
+	s.ring[s.next%ringSize] = sl
 	if !s.brief() {
 		sl.written = now
 	}
@@ -140,15 +139,18 @@ func (s *sender) push(t PayloadType, payload []byte, now time.Time) int64 {
 	return sl.seq
 }
 
-// memory returns an empty buffer for a frame.
-func (s *sender) memory() []byte {
-	n := len(s.spare)
-	if n == 0 {
-		return make([]byte, 0, payloadOffset+MaxPayload)
+// unused returns a slot that has memory for a frame.
+func (s *sender) unused() *slot {
+	var sl *slot
+	if n := len(s.spare); n > 0 {
+		sl, s.spare = s.spare[n-1], s.spare[:n-1]
+	} else {
+		sl = new(slot)
 	}
-	b := s.spare[n-1]
-	s.spare = s.spare[:n-1]
-	return b
+	if sl.frame == nil {
+		sl.frame = make([]byte, 0, payloadOffset+MaxPayload)
+	}
+	return sl
 }
 
 // pop returns the frame to send now, in the order of the numbers, or nil. The
@@ -181,10 +183,12 @@ func (s *sender) carried() int { return int(s.order - s.connected) }
 
 // firstQueued is the lowest message that waits to be sent. There has to be one.
 func (s *sender) firstQueued() *slot {
-	for s.slot(s.cursor).state != slotQueued {
+	for {
+		if sl := s.slot(s.cursor); sl != nil && sl.state == slotQueued {
+			return sl
+		}
 		s.cursor++
 	}
-	return s.slot(s.cursor)
 }
 
 // limit is how many bytes may be in flight. The window may have shrunk since they
@@ -226,7 +230,7 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 		return s.doubts.acknowledge(seq)
 	}
 	sl := s.slot(seq)
-	if sl.state == slotFree || sl.first == 0 {
+	if sl == nil || sl.first == 0 {
 		return s.doubts.acknowledge(seq)
 	}
 	s.trial = 0
@@ -244,10 +248,10 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	s.window.acknowledged(len(sl.frame), delay, seq, s.next)
 	s.latest = max(s.latest, sl.first) // its first transmission, for Karn's reason
 	s.doubts.heard(s.latest)
-	if !s.doubts.keepWitness(seq, sl.frame) {
-		s.spare = append(s.spare, sl.frame[:0])
-	}
 	s.free(sl)
+	if s.doubts.keepWitness(seq, sl.frame) {
+		sl.frame = nil
+	}
 	threshold := uint64(lossThreshold)
 	if seq == s.probe {
 		threshold = 1 // it is there to tell, and overtook nothing that is worth waiting for
@@ -255,7 +259,7 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	for s.oldest != nil && s.oldest.last+threshold <= s.latest {
 		s.overtaken(s.oldest)
 	}
-	for s.base < s.next && s.slot(s.base).state == slotFree {
+	for s.base < s.next && s.slot(s.base) == nil {
 		s.base++
 	}
 	s.cursor = max(s.cursor, s.base)
@@ -263,10 +267,12 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	return true
 }
 
-// free gives up a slot whose message is dealt with.
+// free gives up a slot whose message is dealt with. Who keeps its frame takes
+// it from the slot.
 func (s *sender) free(sl *slot) {
 	s.unacked -= len(sl.frame)
-	sl.state, sl.frame = slotFree, nil
+	s.ring[sl.seq%ringSize] = nil
+	s.spare = append(s.spare, sl)
 }
 
 // restartTimer follows RFC 6298 section 5: it runs while anything is
@@ -322,7 +328,7 @@ func (s *sender) timeout(now time.Time) {
 func (s *sender) reconnected() {
 	s.loseAll()
 	for seq := s.base; seq < s.next; seq++ {
-		if sl := s.slot(seq); sl.first != 0 {
+		if sl := s.slot(seq); sl != nil && sl.first != 0 {
 			sl.overtaken = doubtAfter - 1 // most of these have arrived, their acknowledgements have not
 		}
 	}
