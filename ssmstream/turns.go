@@ -16,8 +16,8 @@ const (
 
 	// answered is how long the agent has said nothing when the server has no
 	// more to answer. The agent rests for 1 ms after each read of the port; the
-	// server works in between, and waits for its disk.
-	answered = 30 * time.Millisecond
+	// server works in between.
+	answered = 10 * time.Millisecond
 
 	// fullyAnswered is the same where as much waits as ever went in one round.
 	// What ssh writes it writes upon answers, so few can be left.
