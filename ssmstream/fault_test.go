@@ -277,8 +277,11 @@ func end(ctx context.Context, srv *ssmtest.Server, stream *ssmstream.Stream) err
 	if err := srv.WaitIdle(ctx); err != nil {
 		return fmt.Errorf("open sessions: %v", srv.OpenSessions())
 	}
-	if early := srv.Stats().EarlyData; early != 0 {
-		return fmt.Errorf("%d messages were sent before the handshake was complete", early)
+	switch stats := srv.Stats(); {
+	case stats.EarlyData != 0:
+		return fmt.Errorf("%d messages were sent before the handshake was complete", stats.EarlyData)
+	case stats.OutdatedURLs != 0:
+		return fmt.Errorf("%d times an older StreamUrl than the latest was dialled", stats.OutdatedURLs)
 	}
 	return nil
 }

@@ -47,10 +47,14 @@ func (s *Server) serveDataChannel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `{"message":"Not Found"}`, http.StatusNotFound)
 		return
 	}
-	if r.URL.RequestURI() != sess.granted() {
+	granted, outdated := sess.granted(r.URL.RequestURI())
+	if !granted {
 		s.log.Warn("StreamUrl was not dialled as granted", "got", r.URL.RequestURI())
 		http.Error(w, `{"message":"Bad Request"}`, http.StatusBadRequest)
 		return
+	}
+	if outdated {
+		s.count.change(func(st *Stats) { st.OutdatedURLs++ })
 	}
 	signed, refusal := s.checkUpgrade(r)
 	if refusal != nil {

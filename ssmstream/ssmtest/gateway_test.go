@@ -198,6 +198,25 @@ func TestStreamURLIsDialledAsGranted(t *testing.T) {
 	}
 }
 
+// AWS's own client never takes another StreamUrl than its first.
+func TestFirstStreamURLStaysGood(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{})
+	id, first := s.StartSession(target)
+	dial(t, s, first).await(ssmstream.StartPublication)
+	for range 2 {
+		g, err := s.Resumer(id).ResumeSession(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.StreamURL = first.StreamURL
+		dial(t, s, g).await(ssmstream.StartPublication)
+	}
+	if st := s.Stats(); st.OutdatedURLs != 2 || st.Resumed != 2 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
 func TestPublicationFramesHaveNoDigest(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, Config{})

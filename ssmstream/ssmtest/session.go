@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ type session struct {
 
 	mu      sync.Mutex // guards what follows
 	token   string     // opens the next data channel; spent when it has
-	path    string     // StreamUrl's path and query, as granted
+	paths   []string   // path and query of each StreamUrl granted, the latest last
 	opened  bool       // a data channel has been opened before
 	ended   bool
 	idle    *time.Timer
@@ -83,7 +84,7 @@ func (s *session) grant() ssmstream.Grant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.token = "AAEAA" + randomBase64(150)
-	s.path = u.RequestURI()
+	s.paths = append(s.paths, u.RequestURI())
 	return ssmstream.Grant{StreamURL: raw, Token: s.token}
 }
 
@@ -102,10 +103,15 @@ func (s *session) spend(token string) (resumed, ok bool) {
 	return resumed, true
 }
 
-func (s *session) granted() string {
+// granted reports whether uri is that of a StreamUrl granted to the session,
+// and whether a later grant has another. AWS's own client dials its first
+// StreamUrl again each time, whatever ResumeSession says (GetResumeSessionParams
+// in session-manager-plugin 1.3.0), so the gateway has to take it.
+func (s *session) granted(uri string) (ok, outdated bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.path
+	i := slices.Index(s.paths, uri)
+	return i >= 0, i < len(s.paths)-1
 }
 
 func (s *session) current() *channel { return s.channel.Load() }

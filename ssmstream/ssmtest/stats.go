@@ -26,6 +26,7 @@ type Stats struct {
 	Presigned      int // upgrades accepted for the signature in their URL
 	RefusedSigned  int // signed upgrades refused
 	RefusedBare    int // unsigned upgrades refused
+	OutdatedURLs   int // upgrades of a StreamUrl that is not the session's latest
 	WrongTokens    int // data channels closed for their token
 	BadOpenings    int // data channels closed for what else is in their first frame
 	Opened         int // data channels whose first frame was accepted
