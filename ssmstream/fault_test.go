@@ -216,7 +216,7 @@ func TestFaultMatrix(t *testing.T) {
 // as it should be.
 func runCell(ctx context.Context, addr string, f fault, w workload, busy bool) (err error) {
 	seed := 1 + rand.Uint64N(1<<62)
-	srv := ssmtest.NewServer(ssmtest.Config{SSHAddr: addr, Seed: seed, RepeatsAcks: seed%4 == 0})
+	srv := ssmtest.NewServer(ssmtest.Config{SSHAddr: addr, Seed: seed, RepeatsAcks: seed%4 == 0, BarePublications: seed%3 == 0})
 	defer srv.Close()
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()

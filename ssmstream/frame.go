@@ -60,9 +60,14 @@ const (
 	// the live service for years.
 	MaxPayload = 1536
 
-	headerLength  = 116 // the HeaderLength that every known peer sends
+	headerLength  = 116 // of whatever the agent and its clients send
 	payloadOffset = headerLength + 4
 	schemaVersion = 1
+
+	// shortHeaderLength is that of the service's own channel_closed, which ends
+	// before PayloadType: a client that is tested against the live service says
+	// so (agent_message.go in mmmorris1975/ssm-session-client).
+	shortHeaderLength = 112
 )
 
 // The offsets of a frame's fields.
@@ -168,11 +173,11 @@ func (e *FrameError) Error() string {
 // leaves m undefined. The digest is verified on everything but the two
 // publication messages, which may come without one.
 func (m *Message) Decode(frame []byte) error {
-	if len(frame) < payloadOffset {
+	if len(frame) < shortHeaderLength+4 {
 		return &FrameError{"HeaderLength", fmt.Sprintf("frame of %d bytes is shorter than a header", len(frame))}
 	}
 	header := uint64(binary.BigEndian.Uint32(frame))
-	if header < headerLength || header+4 > uint64(len(frame)) {
+	if header < shortHeaderLength || header+4 > uint64(len(frame)) {
 		return &FrameError{"HeaderLength", fmt.Sprintf("%d does not fit a frame of %d bytes", header, len(frame))}
 	}
 	payload := frame[header+4:]
@@ -191,7 +196,10 @@ func (m *Message) Decode(frame []byte) error {
 	m.Flags = binary.BigEndian.Uint64(frame[offFlags:])
 	copy(m.ID[8:], frame[offMessageID:])
 	copy(m.ID[:8], frame[offMessageID+8:])
-	m.PayloadType = PayloadType(binary.BigEndian.Uint32(frame[offPayloadType:]))
+	m.PayloadType = 0
+	if header >= headerLength {
+		m.PayloadType = PayloadType(binary.BigEndian.Uint32(frame[offPayloadType:]))
+	}
 	m.Payload = payload
 	if m.Type == StartPublication || m.Type == PausePublication {
 		return nil

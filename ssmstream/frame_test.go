@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -64,10 +65,11 @@ func TestDecodeNamesTheFieldThatIsWrong(t *testing.T) {
 		field string
 	}{
 		{"nothing", nil, "HeaderLength"},
-		{"cut short", frame[:119], "HeaderLength"},
+		{"cut short", frame[:115], "HeaderLength"},
+		{"cut short behind the header", frame[:119], "HeaderLength"},
 		{"header longer than the frame", change(0, 0, 0, 1, 0), "HeaderLength"},
 		{"header length of 4 GiB", change(0, 255, 255, 255, 255), "HeaderLength"},
-		{"header too short", change(0, 0, 0, 0, 115), "HeaderLength"},
+		{"header too short", change(0, 0, 0, 0, 111), "HeaderLength"},
 		{"payload shorter than declared", frame[:len(frame)-1], "PayloadLength"},
 		{"payload longer than declared", append(bytes.Clone(frame), 0), "PayloadLength"},
 		{"declared 4 GiB", change(116, 255, 255, 255, 255), "PayloadLength"},
@@ -117,6 +119,19 @@ func TestDecodeFindsThePayloadBehindALongerHeader(t *testing.T) {
 	var got Message
 	if err := got.Decode(longer); err != nil || string(got.Payload) != "hello" {
 		t.Errorf("got %q, %v", got.Payload, err)
+	}
+}
+
+// The service's own channel_closed has no PayloadType, and NULs for padding.
+func TestDecodeTakesAHeaderWithoutPayloadType(t *testing.T) {
+	want := Message{Type: ChannelClosed, CreatedDate: 1, PayloadType: 1, Payload: []byte(`{"Output":""}`)}
+	frame := want.AppendTo(nil)
+	clear(frame[offType+len(want.Type) : offSchemaVersion])
+	frame = slices.Delete(frame, offPayloadType, headerLength)
+	binary.BigEndian.PutUint32(frame, shortHeaderLength)
+	got := Message{PayloadType: PayloadOutput} // of the message before
+	if err := got.Decode(frame); err != nil || got.Type != ChannelClosed || got.PayloadType != 0 || !bytes.Equal(got.Payload, want.Payload) {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 

@@ -61,8 +61,15 @@ type Config struct {
 	RefusalStatus int
 
 	// MinClientVersion is the lowest ClientVersion that may open a data
-	// channel, such as "1.2.764.0"; any dotted number may when empty.
+	// channel, such as "1.2.764.0". When empty any dotted number may, or none:
+	// clients in use send neither ClientVersion nor ClientId (data_channel.go
+	// in mmmorris1975/ssm-session-client, tested against the live service).
 	MinClientVersion string
+
+	// BarePublications sends start_publication and pause_publication without
+	// digest and date, which AWS's own client does not look at (Validate in its
+	// messageparser.go). Other clients do, and work with the live service.
+	BarePublications bool
 
 	// PresignedURL makes StreamUrl a presigned one: it carries its own
 	// signature, needs no other and cannot be resumed.

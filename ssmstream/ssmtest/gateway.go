@@ -205,6 +205,10 @@ func (s *Server) checkOpening(hello ssmstream.OpenDataChannel) (problem string) 
 	if _, err := ssmstream.ParseUUID(hello.RequestID); err != nil {
 		return "RequestId is not a UUID"
 	}
+	least := s.cfg.MinClientVersion
+	if hello.ClientID == "" && hello.ClientVersion == "" && least == "" {
+		return ""
+	}
 	if _, err := ssmstream.ParseUUID(hello.ClientID); err != nil {
 		return "ClientId is not a UUID"
 	}
@@ -212,7 +216,7 @@ func (s *Server) checkOpening(hello ssmstream.OpenDataChannel) (problem string) 
 	if err != nil {
 		return "ClientVersion is not a dotted number"
 	}
-	if least := s.cfg.MinClientVersion; least != "" {
+	if least != "" {
 		if v, err := parseVersion(least); err != nil || slices.Compare(version, v) < 0 {
 			return "ClientVersion is below " + least
 		}

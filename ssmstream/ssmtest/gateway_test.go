@@ -3,6 +3,8 @@ package ssmtest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -198,6 +200,63 @@ func TestStreamURLIsDialledAsGranted(t *testing.T) {
 	}
 }
 
+// Clients in use open a channel with no more than this, check the digest of
+// everything, and acknowledge everything, whatever its type.
+func TestPlainClientIsServed(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{SSHAddr: listen(t, greet)})
+	_, g := s.StartSession(target)
+	d := websocket.Dialer{NetDialTLSContext: s.DialTLS}
+	ws, _, err := d.DialContext(t.Context(), g.StreamURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &client{t: t, ws: ws, seen: make(map[int64]bool)}
+	defer ws.Close()
+	hello := `{"MessageSchemaVersion":"1.0","RequestId":"` + ssmstream.NewUUID().String() + `","TokenValue":"` + g.Token + `"}`
+	if err := ws.WriteMessage(websocket.TextMessage, []byte(hello)); err != nil {
+		t.Fatal(err)
+	}
+	_, frame, err := ws.ReadMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest := sha256.Sum256(frame[120:]); !bytes.HasPrefix(frame[4:], []byte("start_publication ")) || !bytes.Equal(frame[80:112], digest[:]) {
+		t.Errorf("frame %x", frame)
+	}
+	var start ssmstream.Message
+	if err := start.Decode(frame); err != nil {
+		t.Fatal(err)
+	}
+	c.acknowledge(&start, ssmstream.FlagSYN|ssmstream.FlagFIN)
+	c.handshake()
+	if got := c.awaitBytes(len(greeting)); got != greeting {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestChannelClosedHasNoPayloadType(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, Config{})
+	_, g := s.StartSession(target)
+	c := dial(t, s, g)
+	c.await(ssmstream.StartPublication)
+	s.CloseSessions("gone")
+	for {
+		_, frame, err := c.ws.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasPrefix(frame[4:], []byte("channel_closed\x00")) {
+			continue
+		}
+		if header, length := binary.BigEndian.Uint32(frame), binary.BigEndian.Uint32(frame[112:]); header != 112 || int(length) != len(frame)-116 {
+			t.Errorf("header of %d bytes, payload of %d", header, length)
+		}
+		return
+	}
+}
+
 // AWS's own client never takes another StreamUrl than its first.
 func TestFirstStreamURLStaysGood(t *testing.T) {
 	t.Parallel()
@@ -217,9 +276,9 @@ func TestFirstStreamURLStaysGood(t *testing.T) {
 	}
 }
 
-func TestPublicationFramesHaveNoDigest(t *testing.T) {
+func TestBarePublicationsHaveNoDigestAndNoDate(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, Config{})
+	s := newServer(t, Config{BarePublications: true})
 	_, g := s.StartSession(target)
 	c := dial(t, s, g)
 	_, frame, err := c.ws.ReadMessage()

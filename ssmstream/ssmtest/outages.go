@@ -118,7 +118,7 @@ func (s *Server) CloseSessions(words string) {
 // when a client is away.
 func (s *Server) PausePublication() {
 	for _, sess := range s.open() {
-		sess.agent.in.putNow(publicationFrame(ssmstream.PausePublication))
+		sess.agent.in.putNow(sess.publicationFrame(ssmstream.PausePublication))
 	}
 }
 
@@ -132,7 +132,7 @@ func (s *Server) AgentsAway() {
 			continue
 		}
 		if c := sess.current(); c != nil {
-			c.out.putNow(publicationFrame(ssmstream.PausePublication))
+			c.out.putNow(sess.publicationFrame(ssmstream.PausePublication))
 		}
 	}
 }
@@ -143,7 +143,7 @@ func (s *Server) AgentsBack() {
 		if !sess.agentAway.Swap(false) {
 			continue
 		}
-		start := publicationFrame(ssmstream.StartPublication)
+		start := sess.publicationFrame(ssmstream.StartPublication)
 		sess.agent.in.putNow(start)
 		if c := sess.current(); c != nil {
 			c.out.putNow(start)

@@ -2,6 +2,7 @@ package ssmtest
 
 import (
 	"crypto/subtle"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -128,7 +129,7 @@ func (s *session) attach(c *channel) {
 	if old := s.channel.Swap(c); old != nil {
 		old.conn.cut()
 	}
-	start := publicationFrame(ssmstream.StartPublication)
+	start := s.publicationFrame(ssmstream.StartPublication)
 	c.out.putNow(start)
 	if !s.agentAway.Load() {
 		s.agent.in.putNow(start)
@@ -143,7 +144,7 @@ func (s *session) attach(c *channel) {
 // agent pause.
 func (s *session) detach(c *channel) {
 	if s.channel.CompareAndSwap(c, nil) && !s.agentAway.Load() {
-		s.agent.in.putNow(publicationFrame(ssmstream.PausePublication))
+		s.agent.in.putNow(s.publicationFrame(ssmstream.PausePublication))
 	}
 }
 
@@ -197,15 +198,19 @@ func (s *session) checkIdle() {
 	s.end(CauseIdle, "Session timed out due to inactivity.")
 }
 
-// publicationFrame is a frame of the gateway's own, which has neither digest
-// nor date.
-func publicationFrame(t ssmstream.MessageType) []byte {
-	m := ssmstream.Message{Type: t, ID: ssmstream.NewUUID()}
+// publicationFrame is a frame of the gateway's own.
+func (s *session) publicationFrame(t ssmstream.MessageType) []byte {
+	m := ssmstream.Message{Type: t, CreatedDate: uint64(time.Now().UnixMilli()), ID: ssmstream.NewUUID()}
 	frame := m.AppendTo(nil)
-	clear(frame[80:112])
+	if s.srv.cfg.BarePublications {
+		clear(frame[40:48])
+		clear(frame[80:112])
+	}
 	return frame
 }
 
+// closedFrame is a frame of the service's own: its header has no PayloadType,
+// and NULs behind the type (agent_message.go in mmmorris1975/ssm-session-client).
 func (s *session) closedFrame(words string) []byte {
 	id := ssmstream.NewUUID()
 	now := time.Now()
@@ -227,5 +232,8 @@ func (s *session) closedFrame(words string) []byte {
 		ID:          id,
 		Payload:     payload,
 	}
-	return m.AppendTo(nil)
+	frame := m.AppendTo(nil)
+	clear(frame[4+len(m.Type) : 36])
+	binary.BigEndian.PutUint32(frame, 112)
+	return slices.Delete(frame, 112, 116)
 }
