@@ -64,9 +64,10 @@ const (
 	payloadOffset = headerLength + 4
 	schemaVersion = 1
 
-	// shortHeaderLength is that of the service's own channel_closed, which ends
-	// before PayloadType: a client that is tested against the live service says
-	// so (agent_message.go in mmmorris1975/ssm-session-client).
+	// shortHeaderLength is that of the service's own messages, channel_closed
+	// and the two publications: it ends before PayloadType. Clients that work
+	// with the live service show it (agent_message.go in mmmorris1975/
+	// ssm-session-client, examples/node/app.js in bertrandmartel/aws-ssm-session).
 	shortHeaderLength = 112
 )
 
@@ -170,41 +171,39 @@ func (e *FrameError) Error() string {
 
 // Decode fills m from one frame; m.Payload aliases it. It allocates nothing for
 // the message types named here. A malformed frame gives a *FrameError and
-// leaves m undefined. The digest is verified on everything but the two
-// publication messages, which may come without one.
+// leaves m undefined. The two publication messages count by their type alone,
+// as they do for AWS's own client (Validate in its messageparser.go).
 func (m *Message) Decode(frame []byte) error {
 	if len(frame) < shortHeaderLength+4 {
 		return &FrameError{"HeaderLength", fmt.Sprintf("frame of %d bytes is shorter than a header", len(frame))}
+	}
+	*m = Message{Type: decodeMessageType(frame[offType:offSchemaVersion])}
+	switch m.Type {
+	case "":
+		return &FrameError{"MessageType", "empty"}
+	case StartPublication, PausePublication:
+		return nil
 	}
 	header := uint64(binary.BigEndian.Uint32(frame))
 	if header < shortHeaderLength || header+4 > uint64(len(frame)) {
 		return &FrameError{"HeaderLength", fmt.Sprintf("%d does not fit a frame of %d bytes", header, len(frame))}
 	}
-	payload := frame[header+4:]
-	if declared := binary.BigEndian.Uint32(frame[header:]); uint64(declared) != uint64(len(payload)) {
-		return &FrameError{"PayloadLength", fmt.Sprintf("declared %d bytes, %d present", declared, len(payload))}
+	m.Payload = frame[header+4:]
+	if declared := binary.BigEndian.Uint32(frame[header:]); uint64(declared) != uint64(len(m.Payload)) {
+		return &FrameError{"PayloadLength", fmt.Sprintf("declared %d bytes, %d present", declared, len(m.Payload))}
 	}
 	if v := binary.BigEndian.Uint32(frame[offSchemaVersion:]); v != schemaVersion {
 		return &FrameError{"SchemaVersion", fmt.Sprintf("%d is not %d", v, schemaVersion)}
-	}
-	m.Type = decodeMessageType(frame[offType:offSchemaVersion])
-	if m.Type == "" {
-		return &FrameError{"MessageType", "empty"}
 	}
 	m.CreatedDate = binary.BigEndian.Uint64(frame[offCreatedDate:])
 	m.SequenceNumber = int64(binary.BigEndian.Uint64(frame[offSequence:]))
 	m.Flags = binary.BigEndian.Uint64(frame[offFlags:])
 	copy(m.ID[8:], frame[offMessageID:])
 	copy(m.ID[:8], frame[offMessageID+8:])
-	m.PayloadType = 0
 	if header >= headerLength {
 		m.PayloadType = PayloadType(binary.BigEndian.Uint32(frame[offPayloadType:]))
 	}
-	m.Payload = payload
-	if m.Type == StartPublication || m.Type == PausePublication {
-		return nil
-	}
-	if digest := sha256.Sum256(payload); digest != [32]byte(frame[offDigest:offDigest+32]) {
+	if digest := sha256.Sum256(m.Payload); digest != [32]byte(frame[offDigest:offDigest+32]) {
 		return &FrameError{"PayloadDigest", "does not match the payload"}
 	}
 	return nil

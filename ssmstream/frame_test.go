@@ -88,14 +88,13 @@ func TestDecodeNamesTheFieldThatIsWrong(t *testing.T) {
 	}
 }
 
-func TestDecodeTakesAPublicationWithoutDigestOrDate(t *testing.T) {
+func TestDecodeTakesAPublicationByItsTypeAlone(t *testing.T) {
 	for _, kind := range []MessageType{StartPublication, PausePublication} {
-		m := Message{Type: kind}
-		frame := m.AppendTo(nil)
-		clear(frame[offDigest:offPayloadType])
-		var got Message
-		if err := got.Decode(frame); err != nil || got.Type != kind {
-			t.Errorf("%s: got %q, %v", kind, got.Type, err)
+		frame := make([]byte, 116)
+		copy(frame[offType:], kind)
+		got := goldenMessage()
+		if err := got.Decode(frame); err != nil || got.Type != kind || got.Payload != nil {
+			t.Errorf("%s: got %+v, %v", kind, got, err)
 		}
 	}
 }
@@ -122,7 +121,7 @@ func TestDecodeFindsThePayloadBehindALongerHeader(t *testing.T) {
 	}
 }
 
-// The service's own channel_closed has no PayloadType, and NULs for padding.
+// The service's own messages have no PayloadType, and NULs for padding.
 func TestDecodeTakesAHeaderWithoutPayloadType(t *testing.T) {
 	want := Message{Type: ChannelClosed, CreatedDate: 1, PayloadType: 1, Payload: []byte(`{"Output":""}`)}
 	frame := want.AppendTo(nil)

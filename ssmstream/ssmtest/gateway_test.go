@@ -221,7 +221,7 @@ func TestPlainClientIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if digest := sha256.Sum256(frame[120:]); !bytes.HasPrefix(frame[4:], []byte("start_publication ")) || !bytes.Equal(frame[80:112], digest[:]) {
+	if digest := sha256.Sum256(frame[116:]); !bytes.HasPrefix(frame[4:], []byte("start_publication\x00")) || !bytes.Equal(frame[80:112], digest[:]) {
 		t.Errorf("frame %x", frame)
 	}
 	var start ssmstream.Message
@@ -235,25 +235,26 @@ func TestPlainClientIsServed(t *testing.T) {
 	}
 }
 
-func TestChannelClosedHasNoPayloadType(t *testing.T) {
+func TestFramesOfTheServiceHaveNoPayloadType(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, Config{})
 	_, g := s.StartSession(target)
 	c := dial(t, s, g)
-	c.await(ssmstream.StartPublication)
-	s.CloseSessions("gone")
-	for {
-		_, frame, err := c.ws.ReadMessage()
-		if err != nil {
-			t.Fatal(err)
+	for _, kind := range []string{"start_publication", "channel_closed"} {
+		for {
+			_, frame, err := c.ws.ReadMessage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasPrefix(frame[4:], []byte(kind+"\x00")) {
+				continue // the agent's
+			}
+			if header, length := binary.BigEndian.Uint32(frame), binary.BigEndian.Uint32(frame[112:]); header != 112 || int(length) != len(frame)-116 {
+				t.Errorf("%s: header of %d bytes, payload of %d", kind, header, length)
+			}
+			break
 		}
-		if !bytes.HasPrefix(frame[4:], []byte("channel_closed\x00")) {
-			continue
-		}
-		if header, length := binary.BigEndian.Uint32(frame), binary.BigEndian.Uint32(frame[112:]); header != 112 || int(length) != len(frame)-116 {
-			t.Errorf("header of %d bytes, payload of %d", header, length)
-		}
-		return
+		s.CloseSessions("gone")
 	}
 }
 
@@ -285,7 +286,7 @@ func TestBarePublicationsHaveNoDigestAndNoDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.HasPrefix(frame[4:], []byte("start_publication ")) || !bytes.Equal(frame[80:112], make([]byte, 32)) || !bytes.Equal(frame[40:48], make([]byte, 8)) {
+	if !bytes.HasPrefix(frame[4:], []byte("start_publication\x00")) || !bytes.Equal(frame[80:112], make([]byte, 32)) || !bytes.Equal(frame[40:48], make([]byte, 8)) {
 		t.Errorf("frame %x", frame)
 	}
 }

@@ -198,10 +198,9 @@ func (s *session) checkIdle() {
 	s.end(CauseIdle, "Session timed out due to inactivity.")
 }
 
-// publicationFrame is a frame of the gateway's own.
+// publicationFrame makes a start_publication or pause_publication.
 func (s *session) publicationFrame(t ssmstream.MessageType) []byte {
-	m := ssmstream.Message{Type: t, CreatedDate: uint64(time.Now().UnixMilli()), ID: ssmstream.NewUUID()}
-	frame := m.AppendTo(nil)
+	frame := serviceFrame(t, ssmstream.NewUUID(), time.Now(), []byte(t))
 	if s.srv.cfg.BarePublications {
 		clear(frame[40:48])
 		clear(frame[80:112])
@@ -209,8 +208,20 @@ func (s *session) publicationFrame(t ssmstream.MessageType) []byte {
 	return frame
 }
 
-// closedFrame is a frame of the service's own: its header has no PayloadType,
-// and NULs behind the type (agent_message.go in mmmorris1975/ssm-session-client).
+// serviceFrame makes a frame as the service makes its own: the header ends
+// before PayloadType, and the type is padded with NULs. Clients that work with
+// the live service tell. For channel_closed mmmorris1975/ssm-session-client says
+// so (agent_message.go); and bertrandmartel/aws-ssm-session knows
+// start_publication by a PayloadType of 17 (examples/node/app.js), which is the
+// PayloadLength in that place, of a payload that repeats the type.
+func serviceFrame(t ssmstream.MessageType, id ssmstream.UUID, now time.Time, payload []byte) []byte {
+	m := ssmstream.Message{Type: t, CreatedDate: uint64(now.UnixMilli()), ID: id, Payload: payload}
+	frame := m.AppendTo(nil)
+	clear(frame[4+len(t) : 36])
+	binary.BigEndian.PutUint32(frame, 112)
+	return slices.Delete(frame, 112, 116)
+}
+
 func (s *session) closedFrame(words string) []byte {
 	id := ssmstream.NewUUID()
 	now := time.Now()
@@ -226,14 +237,5 @@ func (s *session) closedFrame(words string) []byte {
 	if err != nil {
 		panic(fmt.Sprintf("ssmtest: %v", err)) // strings and a number
 	}
-	m := ssmstream.Message{
-		Type:        ssmstream.ChannelClosed,
-		CreatedDate: uint64(now.UnixMilli()),
-		ID:          id,
-		Payload:     payload,
-	}
-	frame := m.AppendTo(nil)
-	clear(frame[4+len(m.Type) : 36])
-	binary.BigEndian.PutUint32(frame, 112)
-	return slices.Delete(frame, 112, 116)
+	return serviceFrame(ssmstream.ChannelClosed, id, now, payload)
 }
