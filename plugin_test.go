@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -50,7 +51,11 @@ func (w *world) acknowledged() int64 {
 func TestAWSsOwnClientIsServed(t *testing.T) {
 	t.Parallel()
 	need(t, "ssh", plugin)
-	w := build(t, ssmtest.Config{}) // what is signed is verified; a person's plugin may be older than that
+	config := ssmtest.Config{}
+	if os.Getenv("SSMPROXY_REQUIRE_SSHD") != "" { // a person's plugin may be older than signatures, CI's is not
+		config = ssmtest.Config{RefuseUnsigned: true, MinClientVersion: "1.2.764.0"}
+	}
+	w := build(t, config)
 	data := randomBytes(100_000)
 	cmd := w.throughPlugin(t, "cat")
 	cmd.Stdin = bytes.NewReader(data)

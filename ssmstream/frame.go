@@ -64,10 +64,9 @@ const (
 	payloadOffset = headerLength + 4
 	schemaVersion = 1
 
-	// shortHeaderLength is that of the service's own messages, channel_closed
-	// and the two publications: it ends before PayloadType. Clients that work
-	// with the live service show it (agent_message.go in mmmorris1975/
-	// ssm-session-client, examples/node/app.js in bertrandmartel/aws-ssm-session).
+	// shortHeaderLength is that of a channel_closed, which the service makes: it
+	// ends before PayloadType, says a client that works with the live service
+	// (agent_message.go in mmmorris1975/ssm-session-client).
 	shortHeaderLength = 112
 )
 
@@ -185,7 +184,7 @@ func (m *Message) Decode(frame []byte) error {
 		return nil
 	}
 	header := uint64(binary.BigEndian.Uint32(frame))
-	if header < shortHeaderLength || header+4 > uint64(len(frame)) {
+	if header < headerLength && header != shortHeaderLength || header+4 > uint64(len(frame)) {
 		return &FrameError{"HeaderLength", fmt.Sprintf("%d does not fit a frame of %d bytes", header, len(frame))}
 	}
 	m.Payload = frame[header+4:]

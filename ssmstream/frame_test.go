@@ -70,6 +70,7 @@ func TestDecodeNamesTheFieldThatIsWrong(t *testing.T) {
 		{"header longer than the frame", change(0, 0, 0, 1, 0), "HeaderLength"},
 		{"header length of 4 GiB", change(0, 255, 255, 255, 255), "HeaderLength"},
 		{"header too short", change(0, 0, 0, 0, 111), "HeaderLength"},
+		{"header with half a PayloadType", change(0, 0, 0, 0, 115), "HeaderLength"},
 		{"payload shorter than declared", frame[:len(frame)-1], "PayloadLength"},
 		{"payload longer than declared", append(bytes.Clone(frame), 0), "PayloadLength"},
 		{"declared 4 GiB", change(116, 255, 255, 255, 255), "PayloadLength"},

@@ -208,12 +208,13 @@ func (s *session) publicationFrame(t ssmstream.MessageType) []byte {
 	return frame
 }
 
-// serviceFrame makes a frame as the service makes its own: the header ends
-// before PayloadType, and the type is padded with NULs. Clients that work with
-// the live service tell. For channel_closed mmmorris1975/ssm-session-client says
-// so (agent_message.go); and bertrandmartel/aws-ssm-session knows
-// start_publication by a PayloadType of 17 (examples/node/app.js), which is the
-// PayloadLength in that place, of a payload that repeats the type.
+// serviceFrame makes a frame as the service makes a channel_closed: the header
+// ends before PayloadType, and the type is padded with NULs (agent_message.go in
+// mmmorris1975/ssm-session-client, which works with the live service). For
+// start_publication that is inferred: bertrandmartel/aws-ssm-session knows it by
+// a PayloadType of 17 (examples/node/app.js), which would be the PayloadLength in
+// that place, of a payload that repeats the type. For pause_publication it is a
+// guess.
 func serviceFrame(t ssmstream.MessageType, id ssmstream.UUID, now time.Time, payload []byte) []byte {
 	m := ssmstream.Message{Type: t, CreatedDate: uint64(now.UnixMilli()), ID: id, Payload: payload}
 	frame := m.AppendTo(nil)
