@@ -198,15 +198,17 @@ func (c *client) session() string {
 type resumer struct {
 	client *client
 	dialer *dialer
-	failed bool // the last time: then one thing after the other, for the service's sake
+	last   time.Time // when it last asked
+	failed bool      // the last time: then one thing after the other, for the service's sake
 }
 
 // ResumeSession asks for a new grant.
 func (r *resumer) ResumeSession(ctx context.Context) (ssmstream.Grant, error) {
 	debug.SetGCPercent(60) // where connections break, garbage is not rare
 	if !r.failed {
-		r.dialer.dialAgain(ctx)
+		r.dialer.dialAgain(ctx, time.Since(r.last) < spareWithin)
 	}
+	r.last = time.Now()
 	grant, err := r.client.resume(ctx)
 	if r.failed = err != nil; r.failed {
 		r.dialer.discardAhead()

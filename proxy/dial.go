@@ -15,10 +15,6 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
-// maxIdle is how old an unused connection may be when the data channel takes
-// it; the gateway closes those that say nothing.
-const maxIdle = 5 * time.Second
-
 // dialer connects to the gateway just as the SDK connects to the service: with
 // the same certificates, through the same proxy.
 type dialer struct {
@@ -31,16 +27,7 @@ type dialer struct {
 	mu    sync.Mutex // guards what follows
 	ahead *preDial   // taken by the next DialTLS to its address
 	last  string     // the address of the last DialTLS
-}
-
-// preDial is a connection made before anyone asks for it.
-type preDial struct {
-	addr   string
-	cancel context.CancelFunc
-	done   chan struct{} // closed when what follows is set
-	conn   net.Conn
-	err    error
-	at     time.Time
+	spare bool       // each DialTLS that succeeds dials the next one ahead
 }
 
 // hostError says which host an error is about.
@@ -80,14 +67,18 @@ func newDialer(cfg aws.Config, log *slog.Logger) *dialer {
 
 // DialTLS connects to addr, TLS handshake included, for ssmstream.Config. It
 // takes the connection made ahead where that leads to addr.
-func (d *dialer) DialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d *dialer) DialTLS(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 	d.mu.Lock()
 	d.last = addr
+	spare := d.spare
 	d.mu.Unlock()
-	if conn := d.takeAhead(ctx, addr); conn != nil {
-		return conn, nil
+	if conn = d.takeAhead(ctx, addr); conn == nil {
+		conn, err = d.connect(ctx, network, addr)
 	}
-	return d.connect(ctx, network, addr)
+	if err == nil && spare {
+		d.dialAhead(context.WithoutCancel(ctx), addr)
+	}
+	return conn, err
 }
 
 func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -127,79 +118,4 @@ func (d *dialer) handshake(ctx context.Context, raw net.Conn, host string) (net.
 		return nil, err
 	}
 	return conn, nil
-}
-
-// dialAhead starts to connect to addr while other things go on. It delays,
-// prints and fails nothing; discardAhead, a DialTLS or another dialAhead ends it.
-func (d *dialer) dialAhead(ctx context.Context, addr string) {
-	d.discardAhead()
-	ctx, cancel := context.WithCancel(ctx)
-	p := &preDial{addr: addr, cancel: cancel, done: make(chan struct{})}
-	d.mu.Lock()
-	d.ahead = p
-	d.mu.Unlock()
-	go func() { // ends with the connection made, or p.cancel
-		defer close(p.done)
-		p.conn, p.err = d.connect(ctx, "tcp", addr)
-		p.at = time.Now()
-		if p.err != nil {
-			d.log.Debug("dialling ahead failed", "addr", addr, "error", p.err.Error())
-		}
-	}()
-}
-
-// dialAgain is dialAhead to where the last DialTLS led.
-func (d *dialer) dialAgain(ctx context.Context) {
-	d.mu.Lock()
-	addr := d.last
-	d.mu.Unlock()
-	d.dialAhead(ctx, addr)
-}
-
-// takeAhead returns the connection made ahead to addr, nil where there is none
-// that is any good.
-func (d *dialer) takeAhead(ctx context.Context, addr string) net.Conn {
-	d.mu.Lock()
-	p := d.ahead
-	d.ahead = nil
-	d.mu.Unlock()
-	if p == nil {
-		return nil
-	}
-	if p.addr != addr {
-		p.discard()
-		return nil
-	}
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		p.discard()
-		return nil
-	}
-	if p.err != nil || time.Since(p.at) > maxIdle {
-		p.discard()
-		return nil
-	}
-	return p.conn // p.cancel is not called: a dialled connection outlives its context anyway
-}
-
-// discardAhead drops a connection made ahead that nobody took.
-func (d *dialer) discardAhead() {
-	d.mu.Lock()
-	p := d.ahead
-	d.ahead = nil
-	d.mu.Unlock()
-	if p != nil {
-		p.discard()
-	}
-}
-
-func (p *preDial) discard() {
-	p.cancel()
-	go func() { // ends as soon as the dial has noticed
-		<-p.done
-		if p.conn != nil {
-			p.conn.Close()
-		}
-	}()
 }

@@ -64,6 +64,7 @@ type session struct {
 	ui     *ui
 	log    *slog.Logger
 	client *client
+	dialer *dialer
 	stdin  *input
 	stdout *os.File
 	start  time.Time
@@ -81,7 +82,8 @@ func (s *session) run(ctx context.Context, o Options, t target) error {
 	if err != nil {
 		return s.report(situation{options: o, target: t}.explain(err))
 	}
-	s.client = client
+	s.client, s.dialer = client, newDialer(client.config(), s.log)
+	defer s.dialer.discardAhead()
 	stream, err := s.connect(ctx)
 	if err == nil && stream != nil {
 		err = s.carry(ctx, stream)
@@ -156,8 +158,7 @@ func (s *session) open(ctx context.Context) (*ssmstream.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := newDialer(s.client.config(), s.log)
-	defer d.discardAhead()
+	d := s.dialer
 	if addr := s.client.gatewayAddr(ctx); addr != "" {
 		d.dialAhead(ctx, addr)
 	}

@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestDialAheadIsUsedForTheSameAddress(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	d.dialAhead(t.Context(), e.addr)
+	<-e.accepted
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	if n := len(e.accepted); n != 1 {
+		t.Errorf("%d connections after the one ahead, want 1", n)
+	}
+}
+
+func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	<-e.accepted
+	d.dialAgain(t.Context(), false)
+	<-e.accepted
+	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	if n := len(e.accepted); n != 0 {
+		t.Errorf("%d more connections than those two", n)
+	}
+}
+
+func TestDialAheadDropsTheOneBefore(t *testing.T) {
+	t.Parallel()
+	e, l := newEchoTLS(t), listen(t)
+	accepted, dropped := make(chan struct{}), make(chan struct{})
+	serve(t, l, func(c net.Conn) {
+		close(accepted)
+		io.Copy(io.Discard, c)
+		close(dropped)
+	})
+	d := newTestDialer(e, "")
+	d.dialAhead(t.Context(), l.Addr().String())
+	<-accepted
+	d.dialAhead(t.Context(), e.addr)
+	<-dropped
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+}
+
+func TestDialAheadToAnotherAddressIsDropped(t *testing.T) {
+	t.Parallel()
+	e, l := newEchoTLS(t), listen(t)
+	accepted, dropped := make(chan struct{}), make(chan struct{})
+	serve(t, l, func(c net.Conn) {
+		close(accepted)
+		io.Copy(io.Discard, c)
+		close(dropped)
+	})
+	d := newTestDialer(e, "")
+	d.dialAhead(t.Context(), l.Addr().String())
+	<-accepted
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	<-dropped
+}
+
+func TestDialAheadThatFailsFailsNothing(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	failed := false
+	direct := d.dial
+	d.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !failed { // calls come one after the other
+			failed = true
+			return nil, errors.New("unlucky")
+		}
+		return direct(ctx, network, addr)
+	}
+	d.dialAhead(t.Context(), e.addr)
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+}
+
+func TestDialAheadIsDroppedWhenItHasStoodUnused(t *testing.T) {
+	t.Parallel()
+	config := newEchoTLS(t).TLS
+	synctest.Test(t, func(t *testing.T) {
+		ends := make(chan error, 2) // of connections, as the server sees them
+		d := &dialer{
+			tls: &tls.Config{InsecureSkipVerify: true},
+			log: slog.New(slog.DiscardHandler),
+			dial: func(context.Context, string, string) (net.Conn, error) {
+				near, far := net.Pipe()
+				go func() {
+					_, err := io.Copy(io.Discard, tls.Server(far, config))
+					ends <- err
+				}()
+				return near, nil
+			},
+		}
+		d.dialAhead(t.Context(), "127.0.0.1:443")
+		time.Sleep(maxIdle - 1)
+		synctest.Wait()
+		if len(ends) > 0 {
+			t.Fatal("dropped too early")
+		}
+		time.Sleep(time.Nanosecond)
+		if err := <-ends; err != nil {
+			t.Fatal(err)
+		}
+		if conn := d.takeAhead(t.Context(), "127.0.0.1:443"); conn != nil {
+			t.Error("it can still be taken")
+		}
+	})
+}
+
+func TestSpareIsDialledWhenTheOneBeforeIsTaken(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	<-e.accepted
+	d.dialAgain(t.Context(), true)
+	<-e.accepted
+	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	<-e.accepted // the spare
+	d.dialAgain(t.Context(), false)
+	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	checkEcho(t, c, err)
+	if n := len(e.accepted); n != 0 {
+		t.Errorf("%d more connections than those three", n)
+	}
+}
