@@ -46,7 +46,7 @@ func onlyNotices(stderr string) bool {
 }
 
 // checkMemory takes in the peak of one ssmproxy process.
-func checkMemory(t *testing.T, u usage) {
+func checkMemory(t testing.TB, u usage) {
 	t.Helper()
 	t.Logf("ssmproxy: peak RSS %.1f MiB, %s of CPU", float64(u.RSS)/1024, seconds(u.CPU))
 	if u.RSS > maxRSS && !raceEnabled {
@@ -56,7 +56,7 @@ func checkMemory(t *testing.T, u usage) {
 
 // scp copies a file, whose content is data, up or down. It returns how long
 // that took and what ssmproxy used.
-func (w *world) scp(t *testing.T, down bool, data []byte) (time.Duration, usage) {
+func (w *world) scp(t testing.TB, down bool, data []byte) (time.Duration, usage) {
 	t.Helper()
 	from, to := filepath.Join(w.home, "data"), filepath.Join(w.remote, "data")
 	option, used := w.metered(t)
@@ -94,70 +94,86 @@ func eachMessage(n int64, a ssmtest.Action) ssmtest.Fault {
 	}, a)
 }
 
+// copying is a copy by scp with faults on the way.
+type copying struct {
+	name   string
+	down   bool
+	size   int
+	rate   int // of the path, in bytes a second; 0: as fast as the machine
+	faults func(*ssmtest.Server) []ssmtest.Fault
+}
+
+// messageCuts and frameCuts cut the connection every 300 messages: of the two
+// streams, and of all that crosses, acknowledgements too.
+func messageCuts(*ssmtest.Server) []ssmtest.Fault {
+	return []ssmtest.Fault{eachMessage(300, ssmtest.Action{Cut: true})}
+}
+
+func frameCuts(*ssmtest.Server) []ssmtest.Fault {
+	return []ssmtest.Fault{ssmtest.Every(300, ssmtest.Action{Cut: true})}
+}
+
+// loss loses that part of all that crosses, each way.
+func loss(p float64) func(*ssmtest.Server) []ssmtest.Fault {
+	return func(s *ssmtest.Server) []ssmtest.Fault {
+		return []ssmtest.Fault{
+			s.Random(ssmtest.ToAgent, p, ssmtest.Action{Lose: true}),
+			s.Random(ssmtest.ToClient, p, ssmtest.Action{Lose: true}),
+		}
+	}
+}
+
+// copyings are those that the tests make; BenchmarkCopyUnderFaults makes more.
+var copyings = []copying{
+	{name: "20 MB up, cut every 300 messages", size: 20e6, faults: messageCuts},
+	{name: "3 MB down, cut every 300 messages", down: true, size: 3e6, faults: messageCuts},
+	{name: "2 MB down, 1% lost each way", down: true, size: 2e6, faults: loss(0.01)},
+	{name: "20 MB up, 5% lost each way", size: 20e6, faults: loss(0.05)},
+}
+
+// comparison is what an undisturbed and a disturbed copy of the same data took.
+type comparison struct {
+	undisturbed, disturbed time.Duration
+	cuts, lost             int
+	turns                  int // of the agent's timer, which sends at most one message again in 100 ms
+	used                   usage
+}
+
+func (c comparison) ratio() float64 { return c.disturbed.Seconds() / c.undisturbed.Seconds() }
+
+// compare makes a copy twice, the second time with its faults.
+func (w *world) compare(t testing.TB, c copying) (r comparison) {
+	t.Helper()
+	data := randomBytes(c.size)
+	w.service.SetFaults()
+	r.undisturbed, _ = w.scp(t, c.down, data)
+	before := w.service.Stats()
+	w.service.SetFaults(c.faults(w.service)...)
+	r.disturbed, r.used = w.scp(t, c.down, data)
+	after := w.service.Stats()
+	r.cuts = after.Cuts - before.Cuts
+	r.lost = int(after.FromClient.Lost + after.FromAgent.Lost - before.FromClient.Lost - before.FromAgent.Lost)
+	r.turns = int(after.Resends - before.Resends)
+	if r.cuts == 0 && r.lost == 0 {
+		t.Error("nothing went wrong")
+	}
+	return r
+}
+
 func TestUnderFaultsCopiesAreExact(t *testing.T) {
 	t.Parallel()
 	need(t, "scp")
-	messageCuts := func(*ssmtest.Server) []ssmtest.Fault {
-		return []ssmtest.Fault{eachMessage(300, ssmtest.Action{Cut: true})}
-	}
-	frameCuts := func(*ssmtest.Server) []ssmtest.Fault {
-		return []ssmtest.Fault{ssmtest.Every(300, ssmtest.Action{Cut: true})}
-	}
-	loss := func(p float64) func(*ssmtest.Server) []ssmtest.Fault {
-		return func(s *ssmtest.Server) []ssmtest.Fault {
-			return []ssmtest.Fault{
-				s.Random(ssmtest.ToAgent, p, ssmtest.Action{Lose: true}),
-				s.Random(ssmtest.ToClient, p, ssmtest.Action{Lose: true}),
-			}
-		}
-	}
-	type copying struct {
-		name   string
-		down   bool
-		size   int
-		rate   int // of the path, in bytes a second; 0: as fast as the machine
-		turns  int // of the agent's timer, at the most; 0: any number
-		faults func(*ssmtest.Server) []ssmtest.Fault
-	}
-	tests := []copying{
-		{name: "20 MB up, cut every 300 messages", size: 20e6, turns: 20, faults: messageCuts},
-		{name: "3 MB down, cut every 300 messages", down: true, size: 3e6, faults: messageCuts},
-		{name: "2 MB down, 1% lost each way", down: true, size: 2e6, faults: loss(0.01)},
-		{name: "20 MB up, 5% lost each way", size: 20e6, faults: loss(0.05)},
-	}
-	if long {
-		tests = append(tests,
-			copying{name: "20 MB up, cut every 300 frames, acknowledgements too", size: 20e6, faults: frameCuts},
-			copying{name: "20 MB up, 1% lost each way", size: 20e6, faults: loss(0.01)},
-			// As fast as the machine a copy takes no time, and the agent's
-			// habit to send lost output again only every 100 ms, ssh's window
-			// adjustments among it, is most of what a loss costs.
-			copying{name: "20 MB up at 5 MB/s, cut every 300 messages", size: 20e6, rate: 5e6, faults: messageCuts},
-			copying{name: "20 MB up at 5 MB/s, 5% lost each way", size: 20e6, rate: 5e6, faults: loss(0.05)},
-		)
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	for _, c := range copyings {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := build(t, ssmtest.Config{Link: ssmtest.Link{Rate: test.rate}})
-			data := randomBytes(test.size)
-			undisturbed, _ := w.scp(t, test.down, data)
-			before := w.service.Stats()
-			w.service.SetFaults(test.faults(w.service)...)
-			disturbed, used := w.scp(t, test.down, data)
-			after := w.service.Stats()
-			cuts := after.Cuts - before.Cuts
-			lost := after.FromClient.Lost + after.FromAgent.Lost - before.FromClient.Lost - before.FromAgent.Lost
-			// The agent sends at most one message again in 100 ms.
+			w := build(t, ssmtest.Config{})
+			r := w.compare(t, c)
 			t.Logf("%s undisturbed, %s with %d cuts, %d messages lost and %d turns of the agent's timer: %.2f times as long",
-				seconds(undisturbed), seconds(disturbed), cuts, lost, after.Resends-before.Resends, disturbed.Seconds()/undisturbed.Seconds())
-			if turns := after.Resends - before.Resends; test.turns > 0 && turns > test.turns {
-				t.Errorf("%d turns of the agent's timer, want %d at most", turns, test.turns)
+				seconds(r.undisturbed), seconds(r.disturbed), r.cuts, r.lost, r.turns, r.ratio())
+			if !c.down && r.cuts > 0 && r.turns > 20 {
+				t.Errorf("%d turns of the agent's timer, want 20 at most", r.turns)
 			}
-			if cuts == 0 && lost == 0 {
-				t.Error("nothing went wrong")
-			}
-			checkMemory(t, used)
+			checkMemory(t, r.used)
 		})
 	}
 }

@@ -81,6 +81,40 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
+// BenchmarkCopyUnderFaults copies with scp, by turns without and with faults on
+// the way, and reports both times, their ratio, its worst, and the peak of the
+// ssmproxy processes with faults.
+func BenchmarkCopyUnderFaults(b *testing.B) {
+	for _, c := range append(slices.Clip(copyings),
+		copying{name: "20 MB up, cut every 300 frames, acknowledgements too", size: 20e6, faults: frameCuts},
+		copying{name: "20 MB up, 1% lost each way", size: 20e6, faults: loss(0.01)},
+		// As fast as the machine a copy takes no time, and the agent's habit
+		// to send lost output again only every 100 ms, ssh's window
+		// adjustments among it, is most of what a loss costs.
+		copying{name: "20 MB up at 5 MB/s, cut every 300 messages", size: 20e6, rate: 5e6, faults: messageCuts},
+		copying{name: "20 MB up at 5 MB/s, 5% lost each way", size: 20e6, rate: 5e6, faults: loss(0.05)},
+	) {
+		b.Run(c.name, func(b *testing.B) {
+			need(b, "scp")
+			w := build(b, ssmtest.Config{Link: ssmtest.Link{Rate: c.rate}})
+			var undisturbed, disturbed, ratios, rss []float64
+			for b.Loop() {
+				r := w.compare(b, c)
+				undisturbed = append(undisturbed, r.undisturbed.Seconds())
+				disturbed = append(disturbed, r.disturbed.Seconds())
+				ratios = append(ratios, r.ratio())
+				rss = append(rss, float64(r.used.RSS)/1024)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(undisturbed), "s-undisturbed")
+			b.ReportMetric(median(disturbed), "s-disturbed")
+			b.ReportMetric(median(ratios), "times-as-long")
+			b.ReportMetric(slices.Max(ratios), "times-worst")
+			b.ReportMetric(slices.Max(rss), "peak-MiB")
+		})
+	}
+}
+
 // BenchmarkResume types a line into a session right behind a cut. It reports how
 // long the echo takes, and how long it does without a cut.
 func BenchmarkResume(b *testing.B) {
