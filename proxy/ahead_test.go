@@ -43,18 +43,27 @@ func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
 	}
 }
 
-func TestDialAheadDropsTheOneBefore(t *testing.T) {
-	t.Parallel()
-	e, l := newEchoTLS(t), listen(t)
+// dialElsewhere lets d dial ahead to a server that takes one connection, and
+// returns when it stands. dropped is closed when it has ended.
+func dialElsewhere(t *testing.T, d *dialer) (dropped chan struct{}) {
+	t.Helper()
+	l := listen(t)
 	accepted, dropped := make(chan struct{}), make(chan struct{})
 	serve(t, l, func(c net.Conn) {
 		close(accepted)
 		io.Copy(io.Discard, c)
 		close(dropped)
 	})
-	d := newTestDialer(e, "")
 	d.dialAhead(t.Context(), l.Addr().String())
 	<-accepted
+	return dropped
+}
+
+func TestDialAheadDropsTheOneBefore(t *testing.T) {
+	t.Parallel()
+	e := newEchoTLS(t)
+	d := newTestDialer(e, "")
+	dropped := dialElsewhere(t, d)
 	d.dialAhead(t.Context(), e.addr)
 	<-dropped
 	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
@@ -63,16 +72,9 @@ func TestDialAheadDropsTheOneBefore(t *testing.T) {
 
 func TestDialAheadToAnotherAddressIsDropped(t *testing.T) {
 	t.Parallel()
-	e, l := newEchoTLS(t), listen(t)
-	accepted, dropped := make(chan struct{}), make(chan struct{})
-	serve(t, l, func(c net.Conn) {
-		close(accepted)
-		io.Copy(io.Discard, c)
-		close(dropped)
-	})
+	e := newEchoTLS(t)
 	d := newTestDialer(e, "")
-	d.dialAhead(t.Context(), l.Addr().String())
-	<-accepted
+	dropped := dialElsewhere(t, d)
 	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
 	checkEcho(t, c, err)
 	<-dropped
