@@ -178,7 +178,8 @@ var faults = []fault{
 		srv.CutAll()
 	}},
 	{"credentials renewed after an hour", false, func(srv *ssmtest.Server, _ bool) {
-		srv.RotateCredentials()
+		srv.RenewCredentials()
+		srv.ExpireOldCredentials()
 	}},
 	{"agent restart", false, func(srv *ssmtest.Server, _ bool) { srv.RestartAgents(700 * time.Millisecond) }},
 }

@@ -23,7 +23,7 @@ type Credentials struct {
 
 	arn     string    // whose they are
 	expires time.Time // zero: never by themselves
-	expired bool      // by ExpireCredentials or RotateCredentials
+	expired bool      // by ExpireCredentials or ExpireOldCredentials
 }
 
 const (
@@ -120,14 +120,9 @@ func (s *Server) RenewCredentials() Credentials { return s.keys.renew() }
 // signed with them are cut.
 func (s *Server) ExpireCredentials() { s.expireCredentials("") }
 
-// RotateCredentials is RenewCredentials, and ExpireCredentials for all that
-// were given out before: what a session meets whose role was assumed an hour
-// ago.
-func (s *Server) RotateCredentials() Credentials {
-	renewed := s.keys.renew()
-	s.expireCredentials(renewed.AccessKeyID)
-	return renewed
-}
+// ExpireOldCredentials is ExpireCredentials for all but the newest: what a
+// session meets whose role was assumed an hour ago, and has been again.
+func (s *Server) ExpireOldCredentials() { s.expireCredentials(s.keys.latest().AccessKeyID) }
 
 func (s *Server) expireCredentials(except string) {
 	s.keys.expire(except)
