@@ -27,17 +27,25 @@ func TestDialAheadIsUsedForTheSameAddress(t *testing.T) {
 	}
 }
 
-func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
-	t.Parallel()
+// dialledAgain returns a dialer that has connected to e, dialled again, and
+// connected once more, with the connection that it then had.
+func dialledAgain(t *testing.T, spare bool) (*echoTLS, *dialer) {
+	t.Helper()
 	e := newEchoTLS(t)
 	d := newTestDialer(e, "")
 	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
 	checkEcho(t, c, err)
 	<-e.accepted
-	d.dialAgain(t.Context(), false)
+	d.dialAgain(t.Context(), spare)
 	<-e.accepted
 	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
 	checkEcho(t, c, err)
+	return e, d
+}
+
+func TestDialAgainLeadsToTheLastAddress(t *testing.T) {
+	t.Parallel()
+	e, _ := dialledAgain(t, false)
 	if n := len(e.accepted); n != 0 {
 		t.Errorf("%d more connections than those two", n)
 	}
@@ -133,18 +141,10 @@ func TestDialAheadIsDroppedWhenItHasStoodUnused(t *testing.T) {
 
 func TestSpareIsDialledWhenTheOneBeforeIsTaken(t *testing.T) {
 	t.Parallel()
-	e := newEchoTLS(t)
-	d := newTestDialer(e, "")
-	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
-	checkEcho(t, c, err)
-	<-e.accepted
-	d.dialAgain(t.Context(), true)
-	<-e.accepted
-	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
-	checkEcho(t, c, err)
+	e, d := dialledAgain(t, true)
 	<-e.accepted // the spare
 	d.dialAgain(t.Context(), false)
-	c, err = d.DialTLS(t.Context(), "tcp", e.addr)
+	c, err := d.DialTLS(t.Context(), "tcp", e.addr)
 	checkEcho(t, c, err)
 	if n := len(e.accepted); n != 0 {
 		t.Errorf("%d more connections than those three", n)
