@@ -49,6 +49,12 @@ func onlyNotices(stderr string) bool {
 func checkMemory(t testing.TB, u usage) {
 	t.Helper()
 	t.Logf("ssmproxy: peak RSS %.1f MiB, %s of CPU", float64(u.RSS)/1024, seconds(u.CPU))
+	u.fits(t)
+}
+
+// fits checks the peak against the limit.
+func (u usage) fits(t testing.TB) {
+	t.Helper()
 	if u.RSS > maxRSS && !raceEnabled {
 		t.Errorf("peak RSS %d KiB, want %d at most", u.RSS, maxRSS)
 	}

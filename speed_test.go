@@ -100,6 +100,7 @@ func BenchmarkCopyUnderFaults(b *testing.B) {
 			var undisturbed, disturbed, ratios, rss []float64
 			for b.Loop() {
 				r := w.compare(b, c)
+				r.used.fits(b)
 				undisturbed = append(undisturbed, r.undisturbed.Seconds())
 				disturbed = append(disturbed, r.disturbed.Seconds())
 				ratios = append(ratios, r.ratio())
