@@ -2,6 +2,7 @@ package ssmstream
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -82,6 +83,39 @@ func TestAShortLossIsNotTold(t *testing.T) {
 			t.Errorf("notices %v, %d resumes", s.noticed(), s.resumed())
 		}
 		stream.Close()
+	})
+}
+
+func TestTheAgentIsToldAgainThatTheClientIsBack(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		p.ws.SetReadDeadline(time.Now().Add(time.Second))
+		p.drain()
+	}), func(p *peer) {
+		began := time.Now()
+		for {
+			m, err := p.next()
+			if err != nil {
+				break
+			}
+			seq, err := acknowledgedSequence(m.Payload)
+			if m.Type != Acknowledge || err != nil {
+				t.Errorf("%s, %v", m.Type, err)
+			}
+			p.told <- fmt.Sprintf("%d after %v", seq, time.Since(began))
+		}
+		close(p.told)
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		time.Sleep(time.Minute)
+		stream.Close()
+		var told []any
+		for at := range s.told {
+			told = append(told, at)
+		}
+		want := []any{"0 after 0s", "1 after 0s", "1 after 500ms", "1 after 1.5s", "1 after 3.5s"}
+		if !slices.Equal(told, want) {
+			t.Errorf("acknowledged %q, want %q", told, want)
+		}
 	})
 }
 

@@ -29,6 +29,14 @@ type recentAck struct {
 	repeated bool // by after
 }
 
+// latest returns the latest one, if there is one.
+func (r *recentAcks) latest() (a acknowledgement, ok bool) {
+	if r.count == 0 {
+		return a, false
+	}
+	return r.ring[(r.count-1)%len(r.ring)].acknowledgement, true
+}
+
 func (r *recentAcks) add(a acknowledgement, now time.Time) {
 	r.ring[r.count%len(r.ring)] = recentAck{a, now, false}
 	r.count++

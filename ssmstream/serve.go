@@ -11,6 +11,9 @@ import (
 const (
 	ackMargin     = 10 * time.Millisecond  // how long an acknowledgement may take beside the round trip
 	goodbyeWithin = 250 * time.Millisecond // what may be waited for once the stream is over
+
+	firstUnpause = 500 * time.Millisecond // doubled each time
+	lastUnpause  = 2 * time.Second
 )
 
 var (
@@ -35,6 +38,12 @@ func (s *Stream) serve(ctx context.Context, ch *channel) error {
 		s.holdData(now)
 	}
 	s.acks = s.recent.with(s.acks, underway)
+	if s.connects > 1 {
+		s.unpause = unpause{now, firstUnpause}
+		if len(s.acks) > 0 { // they tell it
+			s.unpause.due(now)
+		}
+	}
 	s.mu.Unlock()
 
 	// When the stream ends, a write that stands still must not hold that up.
@@ -87,11 +96,41 @@ func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) 
 	}
 }
 
+// unpause decides when the agent is told that the client is there again. An
+// agent that knows of a loss neither reads the port nor sends until it gets
+// start_publication or any message of the client's (Pause in its
+// datachannel.go), and who waits for output has nothing to say. That
+// start_publication never comes before pause_publication nobody has promised.
+// So the latest acknowledgement is repeated, which does no harm.
+type unpause struct {
+	at   time.Time     // when to repeat it next; zero: not any more
+	wait time.Duration // from then to the next time
+}
+
+// due reports whether it is time, once each time.
+func (u *unpause) due(now time.Time) bool {
+	if u.at.IsZero() || now.Before(u.at) {
+		return false
+	}
+	if u.wait > lastUnpause {
+		*u = unpause{}
+		return true
+	}
+	u.at, u.wait = now.Add(u.wait), 2*u.wait
+	return true
+}
+
 // ackScratch is the write loop's memory for encoding acknowledgements.
 type ackScratch struct{ payload, frame []byte }
 
 func newAckScratch() *ackScratch {
 	return &ackScratch{payload: make([]byte, 0, 256)} // above what any acknowledgement takes
+}
+
+// write puts one acknowledgement into the channel's batch.
+func (k *ackScratch) write(ch *channel, a acknowledgement, now time.Time) error {
+	k.frame = appendAcknowledge(k.frame[:0], k.payload, uint64(now.UnixMilli()), a.messageType, a.id, a.seq)
+	return ch.write(k.frame)
 }
 
 // flush sends everything that is due, and returns when to look again at the
@@ -124,13 +163,17 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 		}
 	}
 	s.pongs = s.pongs[:0]
+	if a, ok := s.recent.latest(); ok && s.unpause.due(now) {
+		if err := scratch.write(ch, a, now); err != nil {
+			return next, false, err
+		}
+	}
 	sent := 0
 	for _, a := range s.acks {
 		if len(ch.out.batch) > batchSize || !ch.proven && s.acksSent+sent >= s.acksTrial {
 			break
 		}
-		scratch.frame = appendAcknowledge(scratch.frame[:0], scratch.payload, uint64(now.UnixMilli()), a.messageType, a.id, a.seq)
-		if err := ch.write(scratch.frame); err != nil {
+		if err := scratch.write(ch, a, now); err != nil {
 			return next, false, err
 		}
 		sent++
@@ -150,6 +193,9 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 		next = earliest(next, at)
 	}
 	if at := s.send.turns.due; !at.IsZero() {
+		next = earliest(next, at)
+	}
+	if at := s.unpause.at; !at.IsZero() {
 		next = earliest(next, at)
 	}
 	if s.ready && s.send.held {

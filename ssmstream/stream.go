@@ -61,6 +61,7 @@ type Stream struct {
 	acksSent   int               // on this connection
 	acksTrial  int               // of them, before the agent is heard; see sender.trial
 	recent     recentAcks
+	unpause    unpause
 	pongs      []string // payloads of pings to be answered
 	live       liveness
 	connects   int  // connections opened so far

@@ -71,6 +71,11 @@ type Config struct {
 	// messageparser.go). Other clients do, and work with the live service.
 	BarePublications bool
 
+	// LatePause is how much later than a client's going the agent is told of it:
+	// the client may be back by then, and start_publication come first. AWS says
+	// nothing of their order.
+	LatePause time.Duration
+
 	// PresignedURL makes StreamUrl a presigned one: it carries its own
 	// signature, needs no other and cannot be resumed.
 	PresignedURL bool

@@ -30,6 +30,8 @@ type session struct {
 	total     atomic.Int64 // messages that have crossed, both directions
 	active    atomic.Int64 // when the latest stream message crossed, ns since 1970
 
+	publishing sync.Mutex // of channel and what the agent is told of it, for one order of both
+
 	mu      sync.Mutex // guards what follows
 	token   string     // opens the next data channel; spent when it has
 	paths   []string   // path and query of each StreamUrl granted, the latest last
@@ -126,6 +128,8 @@ func (s *session) isEnded() bool {
 // attach makes c the client's data channel in the place of any other, and
 // tells both ends to publish.
 func (s *session) attach(c *channel) {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
 	if old := s.channel.Swap(c); old != nil {
 		old.conn.cut()
 	}
@@ -143,8 +147,16 @@ func (s *session) attach(c *channel) {
 // detach notes that c is gone and, where no other has taken its place, has the
 // agent pause.
 func (s *session) detach(c *channel) {
-	if s.channel.CompareAndSwap(c, nil) && !s.agentAway.Load() {
-		s.agent.in.putNow(s.publicationFrame(ssmstream.PausePublication))
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	if !s.channel.CompareAndSwap(c, nil) || s.agentAway.Load() {
+		return
+	}
+	pause := s.publicationFrame(ssmstream.PausePublication)
+	if late := s.srv.cfg.LatePause; late > 0 {
+		s.srv.after(late, func() { s.agent.in.putNow(pause) })
+	} else {
+		s.agent.in.putNow(pause)
 	}
 }
 
