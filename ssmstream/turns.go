@@ -19,9 +19,13 @@ const (
 	// server works in between.
 	answered = 10 * time.Millisecond
 
-	// fullyAnswered is the same where as much waits as ever went in one round.
-	// What ssh writes it writes upon answers, so few can be left.
+	// fullyAnswered is the same where nearly as much waits as ever went in one
+	// round. What ssh writes it writes upon answers, so few can be left.
 	fullyAnswered = 3 * time.Millisecond
+
+	// hardlyAnswered is the same where less than a third of that waits. The server
+	// has most of the round then, and has stopped in it for more than answered.
+	hardlyAnswered = 20 * time.Millisecond
 
 	// longestTurn ends a turn, whatever is still to be said.
 	longestTurn = 300 * time.Millisecond
@@ -35,22 +39,44 @@ const (
 // bulk data goes in rounds. The first message of a round is withheld until the
 // agent has all the others. It delivers by number: the server has nothing to
 // answer while they are sent and connections break. Then the first one goes,
-// the server gets the whole round, and the next one waits for its answers.
+// the server gets the whole round, and the next one waits for its answers. A
+// round ends where a connection begins, if it can: the next break is far then.
 type turns struct {
 	on       bool      // the last connection was brief, and its round trip short
 	withheld *slot     // the first message of our turn; nil: it is the server's
+	ending   bool      // our turn is over with what was sent on earlier connections
 	began    time.Time // the turn of now
 	most     int       // messages of the largest round
 	heard    time.Time // when the agent last said anything
 	due      time.Time // when pop may have more to send; zero: no need to look
 }
 
-// judgeTurns decides whether to take turns, when a connection has broken.
+// judgeTurns decides, when a connection has broken, whether to take turns, and
+// whether enough of our turn's messages are sent to end it with them.
 func (s *sender) judgeTurns() {
+	t := &s.turns
 	if s.rtt.srtt > 0 { // else it was too brief to tell
-		s.turns.on = s.carried() < briefConnection && s.rtt.srtt < shortTrip
+		t.on = s.carried() < briefConnection && s.rtt.srtt < shortTrip
+	}
+	if t.withheld != nil && t.most > 0 {
+		t.ending = s.sentOfRound() >= t.nearlyMost()
 	}
 }
+
+// sentOfRound is how many messages in a row from the withheld one on are sent,
+// were it sent itself.
+func (s *sender) sentOfRound() int {
+	first := s.turns.withheld.seq
+	for seq := first + 1; seq < s.next; seq++ {
+		if sl := s.slot(seq); sl != nil && sl.first == 0 {
+			return int(seq - first)
+		}
+	}
+	return int(s.next - first)
+}
+
+// nearlyMost is how many messages count as a whole round.
+func (t *turns) nearlyMost() int { return t.most - t.most/8 }
 
 // brief reports whether connections are brief, and this one may be.
 func (s *sender) brief() bool {
@@ -67,15 +93,15 @@ func (s *sender) takeTurns(now time.Time) bool {
 	case !s.brief() || !s.taking:
 		s.release(now)
 		return true
-	case t.withheld != nil && s.queued+s.flight > 0 && now.Before(over):
+	case t.withheld != nil && !s.roundSent() && now.Before(over):
 		t.due = over
-		return true
+		return !(t.ending && s.nextIsNew())
 	case t.withheld != nil:
 		if s.flight < s.limit() { // else it would not go, and be withheld again
 			s.release(now)
 		}
 		return true
-	case s.queued < fewMessages || s.firstQueued().first != 0:
+	case s.queued < fewMessages || !s.nextIsNew():
 		return true
 	}
 	if s.flight == 0 {
@@ -89,17 +115,29 @@ func (s *sender) takeTurns(now time.Time) bool {
 	return true
 }
 
+// roundSent reports whether the agent has all of the round that it is to have
+// before the withheld message.
+func (s *sender) roundSent() bool {
+	return s.flight == 0 && (s.queued == 0 || s.turns.ending && s.nextIsNew())
+}
+
+// nextIsNew reports whether the first of what is queued was never sent.
+func (s *sender) nextIsNew() bool { return s.queued > 0 && s.firstQueued().first == 0 }
+
 // quiet is how long the agent has said nothing when it is our turn.
 func (s *sender) quiet() time.Duration {
-	most := s.turns.most
-	if most > 0 && s.queued >= most-most/16 {
+	t := &s.turns
+	switch {
+	case t.most > 0 && s.queued >= t.nearlyMost():
 		return fullyAnswered
+	case s.queued < t.most/3:
+		return hardlyAnswered
 	}
 	return answered
 }
 
 func (s *sender) withhold(sl *slot, now time.Time) {
-	s.turns.withheld, s.turns.began = sl, now
+	s.turns.withheld, s.turns.began, s.turns.ending = sl, now, false
 	sl.state = slotWithheld
 	s.queued--
 }

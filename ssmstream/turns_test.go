@@ -111,6 +111,67 @@ func TestWhereAsMuchWaitsAsEverTheServerHasSoonAnswered(t *testing.T) {
 	}
 }
 
+func TestWhereLittleWaitsTheServerMayHaveStoppedInItsTurn(t *testing.T) {
+	s, now := newCutSender(t, 300, time.Millisecond)
+	write(s, 40, now)
+	for range 2 {
+		popped(t, s, now)
+		acknowledgeUpTo(s, s.next, now)
+	}
+	first := s.next
+	write(s, 10, now)
+	now = now.Add(hardlyAnswered)
+	if got := popped(t, s, now.Add(-1)); got != nil {
+		t.Fatalf("sent %v", got)
+	}
+	if got, want := popped(t, s, now), numbers(first+1, s.next); !slices.Equal(got, want) {
+		t.Errorf("sent %v, want %v", got, want)
+	}
+}
+
+// cutInARound returns a sender that has had a round of 40, and whose connection
+// is cut in the next one of 50, when so many are sent and the newest two of them
+// not acknowledged. The first message of the round is withheld.
+func cutInARound(t *testing.T, sent int) (s *sender, withheld int64, now time.Time) {
+	t.Helper()
+	s, now = newCutSender(t, 300, time.Millisecond)
+	write(s, 40, now)
+	for range 2 {
+		popped(t, s, now)
+		acknowledgeUpTo(s, s.next, now)
+	}
+	withheld = s.next
+	write(s, 50, now)
+	now = now.Add(answered)
+	for seq := withheld + 1; seq < withheld+int64(sent); seq++ {
+		s.pop(now)
+	}
+	acknowledgeUpTo(s, withheld+int64(sent)-2, now.Add(time.Millisecond))
+	s.reconnected()
+	return s, withheld, now
+}
+
+func TestARoundThatIsNearlySentEndsWhereAConnectionBegins(t *testing.T) {
+	s, withheld, now := cutInARound(t, 36)
+	again := numbers(withheld+34, withheld+36)
+	if got, want := popped(t, s, now), append(again, s.next-1); !slices.Equal(got, want) { // a probe behind them
+		t.Fatalf("sent %v, want %v", got, want)
+	}
+	acknowledgeUpTo(s, withheld+36, now)
+	s.acknowledge(s.next-1, now)
+	if got, want := popped(t, s, now), []int64{withheld}; !slices.Equal(got, want) {
+		t.Errorf("sent %v, want %v", got, want)
+	}
+	s.check(t)
+}
+
+func TestARoundThatIsHalfSentGoesOnWhereAConnectionBegins(t *testing.T) {
+	s, withheld, now := cutInARound(t, 20)
+	if got, want := popped(t, s, now)[:3], numbers(withheld+18, withheld+21); !slices.Equal(got, want) {
+		t.Errorf("sent %v at first, want %v", got, want)
+	}
+}
+
 func TestOnABriefConnectionMoreIsTakenInThanMayBeSent(t *testing.T) {
 	s, now := newCutSender(t, 300, time.Millisecond)
 	s.write(make([]byte, 2*maxWindow), now)
