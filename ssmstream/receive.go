@@ -26,7 +26,7 @@ type recentAcks struct {
 type recentAck struct {
 	acknowledgement
 	owed     time.Time
-	repeated bool // by after
+	repeated bool // by after or before
 }
 
 // latest returns the latest one, if there is one.
@@ -69,6 +69,16 @@ func (r *recentAcks) with(owed []acknowledgement, t time.Time) []acknowledgement
 func (r *recentAcks) after(seq int64, t time.Time) []acknowledgement {
 	return r.pick(func(a *recentAck) bool {
 		wanted := a.seq > seq && a.owed.Before(t) && !a.repeated
+		a.repeated = a.repeated || wanted
+		return wanted
+	})
+}
+
+// before returns those of messages before seq, oldest first, each of them here
+// or in after once at most.
+func (r *recentAcks) before(seq int64) []acknowledgement {
+	return r.pick(func(a *recentAck) bool {
+		wanted := a.seq < seq && !a.repeated
 		a.repeated = a.repeated || wanted
 		return wanted
 	})
@@ -229,16 +239,24 @@ func (s *Stream) receiveOutput(m *Message, now time.Time) {
 	if !s.recv.accept(m, s.deliver) {
 		return
 	}
-	a := acknowledgement{m.Type, m.ID, m.SequenceNumber}
-	if len(s.acks) < maxAcks { // else the agent asks again
-		s.acks = append(s.acks, a)
+	if s.recv.missing() > 0 && s.gap != s.recv.expected {
+		s.gap = s.recv.expected
+		s.owe(s.recent.before(s.gap)...)
 	}
+	a := acknowledgement{m.Type, m.ID, m.SequenceNumber}
+	s.owe(a)
 	if s.recv.duplicates == duplicates {
 		s.recent.add(a, now)
 	} else { // its acknowledgement was lost, perhaps with others
-		s.acks = append(s.acks, s.recent.after(m.SequenceNumber, now.Add(-s.send.rtt.srtt-ackMargin))...)
+		s.owe(s.recent.after(m.SequenceNumber, now.Add(-s.send.rtt.srtt-ackMargin))...)
 	}
 	s.kick()
+}
+
+// owe has acknowledgements sent, as many as there is room for: the agent asks
+// for the others again. s.mu is held.
+func (s *Stream) owe(acks ...acknowledgement) {
+	s.acks = append(s.acks, acks[:min(len(acks), max(0, maxAcks-len(s.acks)))]...)
 }
 
 // deliver takes the agent's messages in their order. s.mu is held.

@@ -62,6 +62,7 @@ type Stream struct {
 	acksTrial  int               // of them, before the agent is heard; see sender.trial
 	recent     recentAcks
 	unpause    unpause
+	gap        int64    // the last number that was found missing
 	pongs      []string // payloads of pings to be answered
 	live       liveness
 	connects   int  // connections opened so far
