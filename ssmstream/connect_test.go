@@ -119,6 +119,16 @@ func TestTheAgentIsToldAgainThatTheClientIsBack(t *testing.T) {
 	})
 }
 
+func TestAConnectionThatFollowsAnotherMayHaveNothingToRepeat(t *testing.T) {
+	inBubble(t, scripts(func(p *peer) {}, func(p *peer) {
+		time.Sleep(10 * time.Second) // passes only while the client sleeps too
+		p.handshake()
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		s.dial(t)
+	})
+}
+
 func TestRetriesSlowDownAndEndAfter15Minutes(t *testing.T) {
 	inBubble(t, scripts(handshakeThen(func(p *peer) {})), func(t *testing.T, s *service) {
 		s.resumeBy = func(int) (Grant, error) { return Grant{}, errors.New("ThrottlingException") }

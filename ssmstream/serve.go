@@ -163,9 +163,11 @@ func (s *Stream) collect(ch *channel, scratch *ackScratch) (next time.Time, more
 		}
 	}
 	s.pongs = s.pongs[:0]
-	if a, ok := s.recent.latest(); ok && s.unpause.due(now) {
-		if err := scratch.write(ch, a, now); err != nil {
-			return next, false, err
+	if s.unpause.due(now) {
+		if a, ok := s.recent.latest(); ok {
+			if err := scratch.write(ch, a, now); err != nil {
+				return next, false, err
+			}
 		}
 	}
 	sent := 0
