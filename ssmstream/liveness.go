@@ -4,7 +4,7 @@ import "time"
 
 const (
 	idlePing   = 20 * time.Second // silence after which an idle connection is asked for a sign of life
-	idleDead   = 15 * time.Second // and how long it has for it
+	idleDead   = 8 * time.Second  // and how long it has for it
 	waitPing   = 4 * time.Second  // the same while something waits to be acknowledged
 	waitDead   = 12 * time.Second // silence, then, that means dead
 	jumpedDead = 4 * time.Second  // after a sleep, which the peer seldom survives
