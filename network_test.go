@@ -221,6 +221,9 @@ func TestUnderABlackholeAnUploadHeals(t *testing.T) {
 	}
 	t.Logf("moving again %s after the blackhole's beginning, %s after its end; the copy took %s",
 		seconds(healed.Sub(opened)), seconds(healed.Sub(opened)-hole), seconds(took))
+	if limit := max(hole, 15*time.Second) + 20*time.Second; healed.Sub(opened) > limit {
+		t.Errorf("want %v at most", limit)
+	}
 	if n := w.service.Stats().Swallowed; n == 0 {
 		t.Error("the blackhole swallowed nothing")
 	}

@@ -32,7 +32,7 @@ func TestABlackholeIsFoundWithin15SecondsWhileDataWaits(t *testing.T) {
 	})
 }
 
-func TestABlackholeIsFoundWithin30SecondsWhileIdle(t *testing.T) {
+func TestABlackholeIsFoundWithin15SecondsOfTheAgentsLastWord(t *testing.T) {
 	inBubble(t, scripts(handshakeThen(func(p *peer) {
 		p.ws.SetPingHandler(func(string) error { return nil })
 		p.swallow()
@@ -43,7 +43,29 @@ func TestABlackholeIsFoundWithin30SecondsWhileIdle(t *testing.T) {
 		stream := s.dial(t)
 		began := time.Now()
 		<-s.told
-		if took := time.Since(began); took > 30*time.Second {
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("after %v", took)
+		}
+		stream.Close()
+	})
+}
+
+func TestABlackholeIsFoundWithin30SecondsWhileIdle(t *testing.T) {
+	inBubble(t, scripts(handshakeThen(func(p *peer) {
+		pong := p.ws.PingHandler()
+		p.ws.SetPingHandler(func(data string) error {
+			p.ws.SetPingHandler(func(string) error { return nil })
+			p.told <- time.Now()
+			return pong(data)
+		})
+		p.swallow()
+	}), func(p *peer) {
+		p.told <- time.Now()
+		p.drain()
+	}), func(t *testing.T, s *service) {
+		stream := s.dial(t)
+		heard := (<-s.told).(time.Time)
+		if took := (<-s.told).(time.Time).Sub(heard); took > 30*time.Second {
 			t.Errorf("after %v", took)
 		}
 		stream.Close()

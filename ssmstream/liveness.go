@@ -5,8 +5,8 @@ import "time"
 const (
 	idlePing   = 20 * time.Second // silence after which an idle connection is asked for a sign of life
 	idleDead   = 8 * time.Second  // and how long it has for it
-	waitPing   = 4 * time.Second  // the same while something waits to be acknowledged
-	waitDead   = 12 * time.Second // silence, then, that means dead
+	busyPing   = 4 * time.Second  // the same while something is unacknowledged, or where the agent spoke last
+	waitDead   = 12 * time.Second // silence, while something is unacknowledged, that means dead
 	jumpedDead = 4 * time.Second  // after a sleep, which the peer seldom survives
 
 	// clockTick is how often the wall clock is compared with the monotonic
@@ -80,12 +80,15 @@ const (
 // judge says what to do at now, and when to ask again at the latest.
 func (l *liveness) judge(now time.Time) (verdict, time.Time) {
 	ping, dead := l.heard.Add(idlePing), time.Time{}
+	if !l.agent.Before(l.heard) { // what it says next may be swallowed, and ssh may wait for that
+		ping = l.heard.Add(busyPing)
+	}
 	if !l.pinged.IsZero() {
 		dead = l.pinged.Add(idleDead)
 	}
 	if !l.waiting.IsZero() {
 		since := latest(l.heard, l.waiting)
-		ping, dead = since.Add(waitPing), since.Add(waitDead)
+		ping, dead = since.Add(busyPing), since.Add(waitDead)
 	}
 	if l.suspect {
 		ping = now

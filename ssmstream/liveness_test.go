@@ -29,9 +29,14 @@ func judgedDead(t *testing.T, l liveness) (dead, pinged time.Duration) {
 }
 
 func TestASilentPeerIsFoundDead(t *testing.T) {
-	idle := newLiveness(start)
-	if dead, pinged := judgedDead(t, idle); dead > 45*time.Second || pinged > 25*time.Second {
+	idle := newLiveness(start.Add(-time.Second))
+	idle.hear(start) // of the gateway alone
+	if dead, pinged := judgedDead(t, idle); dead > 30*time.Second || pinged < 10*time.Second || pinged > 25*time.Second {
 		t.Errorf("idle: pinged after %v, dead after %v", pinged, dead)
+	}
+	spoken := newLiveness(start)
+	if dead, pinged := judgedDead(t, spoken); dead > 15*time.Second || pinged > 5*time.Second {
+		t.Errorf("after the agent's last word: pinged after %v, dead after %v", pinged, dead)
 	}
 	waiting := newLiveness(start)
 	waiting.wait(true, start)

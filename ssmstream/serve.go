@@ -233,7 +233,7 @@ func (s *Stream) judge(ch *channel, now time.Time) (next time.Time, err error) {
 		if err := ch.control(websocket.PingMessage, nil); err != nil {
 			return next, err
 		}
-		next = now.Add(waitPing)
+		next = now.Add(busyPing)
 	}
 	return next, nil
 }
