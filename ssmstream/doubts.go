@@ -63,8 +63,7 @@ func (s *sender) overtaken(sl *slot) {
 		s.lose(sl)
 		return
 	}
-	s.unlink(sl)
-	s.flight -= len(sl.frame)
+	s.flight.remove(sl)
 	if s.doubts.messages == nil {
 		s.doubts.messages = make(map[int64]*doubt)
 	}
@@ -85,7 +84,7 @@ func (s *sender) addProbe(now time.Time) bool {
 // popDoubt returns what is to be sent now on account of the doubts, or nil.
 func (s *sender) popDoubt(now time.Time) []byte {
 	d := &s.doubts
-	for len(d.again) > 0 {
+	for s.trial == 0 && len(d.again) > 0 {
 		m := d.messages[d.again[0]]
 		d.again = d.again[1:]
 		if m != nil {
@@ -95,14 +94,14 @@ func (s *sender) popDoubt(now time.Time) []byte {
 			return m.frame
 		}
 	}
-	if s.witnessDue() {
+	if s.trial == 0 && s.witnessDue() {
 		s.order++
 		s.resent++
 		d.askedAt = s.order
 		return d.witness
 	}
 	if len(d.messages) > 0 && s.unacked == 0 {
-		s.addProbe(now) // which becomes the witness, or ends its round
+		s.addProbe(now) // which ends a trial, becomes the witness, or ends its round
 	}
 	return nil
 }

@@ -139,9 +139,9 @@ func (s *sender) check(t *testing.T) {
 			}
 		}
 	}
-	if unacked != s.unacked || flight != s.flight || queued != s.queued || fresh != s.fresh {
+	if unacked != s.unacked || flight != s.flight.bytes || queued != s.queued || fresh != s.flight.fresh {
 		t.Fatalf("holds %d unacknowledged, %d in flight, %d queued, %d fresh; counts %d, %d, %d, %d",
-			unacked, flight, queued, fresh, s.unacked, s.flight, s.queued, s.fresh)
+			unacked, flight, queued, fresh, s.unacked, s.flight.bytes, s.queued, s.flight.fresh)
 	}
 	for seq := range s.doubts.messages {
 		if seq >= s.base && s.slot(seq) != nil {

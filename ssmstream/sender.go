@@ -33,19 +33,16 @@ type sender struct {
 	next int64           // the number of the next message
 
 	unacked int   // bytes of frames from base on that are not acknowledged
-	flight  int   // of them, bytes that are sent and not thought lost
 	queued  int   // messages that wait to be sent, or sent again
 	cursor  int64 // no message below it is queued
+	flight  flight
 
 	spare []*slot // of messages that are dealt with, for the next ones
 
-	// The messages in flight, in the order of their latest transmission.
-	oldest, newest *slot
-	fresh          int    // of them, those that were sent only once
-	order          uint64 // transmissions so far
-	connected      uint64 // those before the connection of now
-	trial          int    // how many it may have carried before the next acknowledgement; 0: any number
-	latest         uint64 // the latest one that is known to have arrived
+	order     uint64 // transmissions so far
+	connected uint64 // those before the connection of now
+	trial     int    // how many it may have carried before the next acknowledgement; 0: any number
+	latest    uint64 // the latest one that is known to have arrived
 
 	held   bool  // only message 0, the HandshakeResponse, may be sent
 	taking bool  // the agent takes data: what stays unacknowledged is not merely refused
@@ -58,29 +55,6 @@ type sender struct {
 	timerAt time.Time // when the retransmission timer fires; zero: not running
 	probed  bool      // it has fired once for the tail, and nothing has been acknowledged since
 	resent  int       // transmissions beyond each message's first, for statistics
-}
-
-type slotState uint8
-
-const (
-	slotQueued   slotState = iota
-	slotWithheld           // its turn has not come
-	slotInFlight
-)
-
-// slot is one message that is not yet acknowledged.
-type slot struct {
-	seq     int64
-	frame   []byte // encoded
-	state   slotState
-	written time.Time // when it was admitted, on a brief connection first sent: the delay that the window looks at
-	sent    time.Time // when it was last sent
-	first   uint64    // order of its first transmission, 0 before it
-	last    uint64    // order of its latest one
-
-	overtaken uint8 // how often later transmissions were acknowledged, and it was not
-
-	prev, following *slot // in flight
 }
 
 // slot is that of a number from base to next, nil where it is dealt with.
@@ -156,14 +130,10 @@ func (s *sender) unused() *slot {
 // pop returns the frame to send now, in the order of the numbers, or nil. The
 // frame is valid until the next call of acknowledge.
 func (s *sender) pop(now time.Time) []byte {
-	if s.trial == 0 {
-		if frame := s.popDoubt(now); frame != nil {
-			return frame
-		}
-	} else if s.unacked == 0 && len(s.doubts.messages) > 0 {
-		s.addProbe(now) // to end the trial: the agent may say nothing of the doubts
+	if frame := s.popDoubt(now); frame != nil {
+		return frame
 	}
-	if s.takeTurns(now) && s.queued > 0 && s.flight < s.limit() {
+	if s.takeTurns(now) && s.queued > 0 && s.flight.bytes < s.limit() {
 		sl := s.firstQueued()
 		if s.held && sl.seq > 0 {
 			return nil
@@ -172,7 +142,7 @@ func (s *sender) pop(now time.Time) []byte {
 	}
 	// Of what is sent again the agent may have all, and say nothing. A probe
 	// behind it is acknowledged.
-	if s.taking && s.flight > 0 && s.fresh == 0 && s.addProbe(now) {
+	if s.taking && s.flight.oldest != nil && s.flight.fresh == 0 && s.addProbe(now) {
 		return s.transmit(s.slot(s.next-1), now)
 	}
 	return nil
@@ -215,8 +185,7 @@ func (s *sender) transmit(sl *slot, now time.Time) []byte {
 	}
 	sl.last, sl.sent, sl.state = s.order, now, slotInFlight
 	s.queued--
-	s.flight += len(sl.frame)
-	s.link(sl)
+	s.flight.add(sl)
 	if s.timerAt.IsZero() {
 		s.timerAt = now.Add(s.patience())
 	}
@@ -240,8 +209,7 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 		delay = max(now.Sub(sl.written), 1)
 	}
 	if sl.state == slotInFlight {
-		s.unlink(sl)
-		s.flight -= len(sl.frame)
+		s.flight.remove(sl)
 	} else {
 		s.queued--
 	}
@@ -256,8 +224,8 @@ func (s *sender) acknowledge(seq int64, now time.Time) bool {
 	if seq == s.probe {
 		threshold = 1 // it is there to tell, and overtook nothing that is worth waiting for
 	}
-	for s.oldest != nil && s.oldest.last+threshold <= s.latest {
-		s.overtaken(s.oldest)
+	for s.flight.oldest != nil && s.flight.oldest.last+threshold <= s.latest {
+		s.overtaken(s.flight.oldest)
 	}
 	for s.base < s.next && s.slot(s.base) == nil {
 		s.base++
@@ -279,7 +247,7 @@ func (s *sender) free(sl *slot) {
 // unacknowledged, anew from each acknowledgement.
 func (s *sender) restartTimer(now time.Time) {
 	s.probed = false
-	if s.flight == 0 {
+	if s.flight.oldest == nil {
 		s.timerAt = time.Time{}
 		return
 	}
@@ -310,7 +278,7 @@ func (s *sender) timeout(now time.Time) {
 	}
 	if s.taking && s.patience() < s.rtt.rto() {
 		s.probed = true
-		s.lose(s.newest)
+		s.lose(s.flight.newest)
 		s.addProbe(now)
 		return
 	}
@@ -351,46 +319,15 @@ func (s *sender) try(messages int) { s.trial = s.carried() + messages }
 
 // loseAll queues everything in flight again.
 func (s *sender) loseAll() {
-	for s.oldest != nil {
-		s.lose(s.oldest)
+	for s.flight.oldest != nil {
+		s.lose(s.flight.oldest)
 	}
 	s.timerAt, s.trial = time.Time{}, 0
 }
 
 func (s *sender) lose(sl *slot) {
-	s.unlink(sl)
-	s.flight -= len(sl.frame)
+	s.flight.remove(sl)
 	sl.state = slotQueued
 	s.queued++
 	s.cursor = min(s.cursor, sl.seq)
-}
-
-func (s *sender) link(sl *slot) {
-	if sl.first == sl.last {
-		s.fresh++
-	}
-	sl.prev, sl.following = s.newest, nil
-	if s.newest == nil {
-		s.oldest = sl
-	} else {
-		s.newest.following = sl
-	}
-	s.newest = sl
-}
-
-func (s *sender) unlink(sl *slot) {
-	if sl.first == sl.last {
-		s.fresh--
-	}
-	if sl.prev == nil {
-		s.oldest = sl.following
-	} else {
-		sl.prev.following = sl.following
-	}
-	if sl.following == nil {
-		s.newest = sl.prev
-	} else {
-		sl.following.prev = sl.prev
-	}
-	sl.prev, sl.following = nil, nil
 }

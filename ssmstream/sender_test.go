@@ -184,8 +184,8 @@ func TestAfterAReconnectEverythingUnacknowledgedGoesAgainAsTheWindowAllows(t *te
 	if len(got) < 10 || got[0] != 0 || got[1] != 2 {
 		t.Fatalf("sent %v", got)
 	}
-	if s.flight < initialWindow || s.flight > initialWindow+MaxPayload+payloadOffset {
-		t.Errorf("%d bytes at once, the window is %d", s.flight, initialWindow)
+	if s.flight.bytes < initialWindow || s.flight.bytes > initialWindow+MaxPayload+payloadOffset {
+		t.Errorf("%d bytes at once, the window is %d", s.flight.bytes, initialWindow)
 	}
 	seen := map[int64]bool{1: true}
 	for len(got) > 0 {
@@ -198,8 +198,8 @@ func TestAfterAReconnectEverythingUnacknowledgedGoesAgainAsTheWindowAllows(t *te
 		}
 		got = popped(t, s, start)
 	}
-	if s.base != s.next || s.unacked != 0 || s.flight != 0 || s.queued != 0 || len(seen) != 128 {
-		t.Errorf("left: base %d next %d unacked %d flight %d queued %d", s.base, s.next, s.unacked, s.flight, s.queued)
+	if s.base != s.next || s.unacked != 0 || s.flight.bytes != 0 || s.queued != 0 || len(seen) != 128 {
+		t.Errorf("left: base %d next %d unacked %d flight %d queued %d", s.base, s.next, s.unacked, s.flight.bytes, s.queued)
 	}
 }
 

@@ -97,14 +97,14 @@ func (s *sender) takeTurns(now time.Time) bool {
 		t.due = over
 		return !(t.ending && s.nextIsNew())
 	case t.withheld != nil:
-		if s.flight < s.limit() { // else it would not go, and be withheld again
+		if s.flight.bytes < s.limit() { // else it would not go, and be withheld again
 			s.release(now)
 		}
 		return true
 	case s.queued < fewMessages || !s.nextIsNew():
 		return true
 	}
-	if s.flight == 0 {
+	if s.flight.oldest == nil {
 		over = earliest(over, t.heard.Add(s.quiet()))
 	}
 	if now.Before(over) {
@@ -118,7 +118,7 @@ func (s *sender) takeTurns(now time.Time) bool {
 // roundSent reports whether the agent has all of the round that it is to have
 // before the withheld message.
 func (s *sender) roundSent() bool {
-	return s.flight == 0 && (s.queued == 0 || s.turns.ending && s.nextIsNew())
+	return s.flight.oldest == nil && (s.queued == 0 || s.turns.ending && s.nextIsNew())
 }
 
 // nextIsNew reports whether the first of what is queued was never sent.

@@ -172,8 +172,8 @@ func TestOnABriefConnectionMoreIsTakenInThanMayBeSent(t *testing.T) {
 		t.Errorf("%d bytes of frames taken, want %d", s.unacked, maxWindow)
 	}
 	popped(t, s, now)
-	if s.flight > 2*initialWindow {
-		t.Errorf("%d bytes in flight, want %d at most", s.flight, 2*initialWindow)
+	if s.flight.bytes > 2*initialWindow {
+		t.Errorf("%d bytes in flight, want %d at most", s.flight.bytes, 2*initialWindow)
 	}
 	s.check(t)
 }
