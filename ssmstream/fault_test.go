@@ -37,6 +37,7 @@ var workloads = []workload{
 	{"upload", 1 << 20, upload},
 	{"download", 160 << 10, download},
 	{"interactive", 4 << 10, interactive},
+	{"both ways", 160 << 10, bothWays},
 }
 
 // randomPort is the instance's side of the workloads: it sends and expects the
@@ -139,6 +140,23 @@ func interactive(c io.ReadWriter, size int, random *rand.ChaCha8) error {
 		at += len(key)
 	}
 	return nil
+}
+
+// bothWays sends random bytes and, while it does, compares their echo.
+func bothWays(c io.ReadWriter, size int, random *rand.ChaCha8) error {
+	data, err := command(c, 'i', size, random)
+	if err != nil {
+		return err
+	}
+	echo, sent := *data, make(chan error, 1)
+	go func() { // ends when all is sent, or the stream has
+		_, err := io.CopyN(c, data, int64(size))
+		sent <- err
+	}()
+	if err := expect(c, size, &echo); err != nil {
+		return err
+	}
+	return <-sent
 }
 
 // fault is one thing that goes wrong: now, and, with busy, again while data
