@@ -128,13 +128,14 @@ func TestTheAgentIsToldAgainThatTheClientIsBack(t *testing.T) {
 		close(p.told)
 	}), func(t *testing.T, s *service) {
 		stream := s.dial(t)
-		time.Sleep(time.Minute)
+		time.Sleep(5 * time.Minute)
 		stream.Close()
 		var told []any
 		for at := range s.told {
 			told = append(told, at)
 		}
-		want := []any{"0 after 0s", "1 after 0s", "1 after 500ms", "1 after 1.5s", "1 after 3.5s"}
+		want := []any{"0 after 0s", "1 after 0s", "1 after 500ms", "1 after 1.5s", "1 after 3.5s",
+			"1 after 7.5s", "1 after 15.5s", "1 after 31.5s", "1 after 1m3.5s"}
 		if !slices.Equal(told, want) {
 			t.Errorf("acknowledged %q, want %q", told, want)
 		}

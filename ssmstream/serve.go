@@ -13,7 +13,7 @@ const (
 	goodbyeWithin = 250 * time.Millisecond // what may be waited for once the stream is over
 
 	firstUnpause = 500 * time.Millisecond // doubled each time
-	lastUnpause  = 2 * time.Second
+	lastUnpause  = 32 * time.Second
 )
 
 var (
@@ -100,8 +100,9 @@ func (s *Stream) writeLoop(ctx context.Context, ch *channel, read <-chan error) 
 // agent that knows of a loss neither reads the port nor sends until it gets
 // start_publication or any message of the client's (Pause in its
 // datachannel.go), and who waits for output has nothing to say. That
-// start_publication never comes before pause_publication nobody has promised.
-// So the latest acknowledgement is repeated, which does no harm.
+// start_publication never comes before pause_publication nobody has promised,
+// and a gateway may find only after a while that the old connection is dead. So
+// the latest acknowledgement is repeated for a minute, which does no harm.
 type unpause struct {
 	at   time.Time     // when to repeat it next; zero: not any more
 	wait time.Duration // from then to the next time
