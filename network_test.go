@@ -20,7 +20,7 @@ import (
 	"ssmproxy/ssmstream/ssmtest"
 )
 
-// The tests in this file and in pressure_test.go move data with the real ssh
+// The tests in this file, in cut_test.go and in pressure_test.go move data with the real ssh
 // while something goes wrong on the way. They assert on bytes, counts and
 // memory, and log times. For figures that mean something run them alone:
 //

@@ -32,13 +32,7 @@ func runCutOff(ctx context.Context, cfg ssmtest.Config, n int) (messages int, er
 		}
 	}
 	err = end(ctx, srv, stream)
-	stats := srv.Stats()
-	for _, traffic := range []ssmtest.Traffic{stats.FromAgent, stats.FromClient} {
-		for _, n := range traffic.Messages {
-			messages += n
-		}
-	}
-	return messages, err
+	return srv.Stats().Crossed(), err
 }
 
 // runEachCutOff runs a session for each step-th of the messages that an

@@ -74,6 +74,16 @@ type Traffic struct {
 	Delayed    int
 }
 
+// Crossed is how many messages there were, of every type, both ways.
+func (s Stats) Crossed() (n int) {
+	for _, traffic := range []Traffic{s.FromClient, s.FromAgent} {
+		for _, messages := range traffic.Messages {
+			n += messages
+		}
+	}
+	return n
+}
+
 // Cause says why a session ended.
 type Cause string
 
