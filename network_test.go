@@ -20,9 +20,10 @@ import (
 	"ssmproxy/ssmstream/ssmtest"
 )
 
-// The tests in this file, in cut_test.go and in pressure_test.go move data with the real ssh
-// while something goes wrong on the way. They assert on bytes, counts and
-// memory, and log times. For figures that mean something run them alone:
+// The tests in this file, in cut_test.go and in pressure_test.go move data with
+// the real ssh while something goes wrong on the way. They assert on bytes,
+// counts and memory, and log times. For figures that mean something run them
+// alone:
 //
 //	SSMPROXY_LONG=1 go test -v -parallel 1 -run TestUnder .
 

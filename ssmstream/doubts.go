@@ -81,7 +81,9 @@ func (s *sender) addProbe(now time.Time) bool {
 	return seq >= 0
 }
 
-// popDoubt returns what is to be sent now on account of the doubts, or nil.
+// popDoubt returns what is to be sent now on account of the doubts, or nil. On
+// trial that is nothing: the agent may answer a duplicate with silence, and a
+// trial needs an answer.
 func (s *sender) popDoubt(now time.Time) []byte {
 	d := &s.doubts
 	for s.trial == 0 && len(d.again) > 0 {
